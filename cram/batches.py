@@ -1,0 +1,132 @@
+"""batch = f(seed, step): rows of the packed stream in a seeded order, with their targets.
+
+There is no loader state to save. Row number i of the run (counting over all epochs) is
+row ``permutation(epoch)[i mod rows]`` of the stream, and the masks of a micro-batch come
+from a generator keyed by (seed, step, micro-batch).
+
+Axes: B rows, T tokens a row, N = B T, K predictions.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cram.errors import CramError
+from cram.objective import IGNORE, causal_labels, mask_tokens
+from cram.ops import Documents
+from data_prep.shards import Shards
+
+MASKING, ORDER = 1, 2  # separate random streams of one seed
+
+
+@dataclass
+class MicroBatch:
+    """One forward/backward: ids int64 [N], documents, positions int64 [K] or None, labels int64 [K]."""
+
+    ids_N: Tensor
+    documents: Documents
+    positions_K: Optional[Tensor]
+    labels_K: Tensor
+    predicted: int  # labels that count
+
+
+def document_bounds(ids_BT: np.ndarray, cls: int) -> tuple[np.ndarray, np.ndarray]:
+    """Start and end of each token's document, int32 [B T] each, from the [CLS] that opens every document.
+
+    A row may begin in the middle of a document: that fragment starts with the row.
+    """
+    rows, length = ids_BT.shape
+    opens_BT = ids_BT == cls
+    opens_BT[:, 0] = True
+    index_BT = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
+    start_BT = np.maximum.accumulate(np.where(opens_BT, index_BT, 0), axis=1)
+    closes_BT = np.roll(opens_BT, -1, axis=1)  # the row's first token opens, so its last one closes
+    end_BT = np.minimum.accumulate(np.where(closes_BT, index_BT + 1, rows * length)[:, ::-1], axis=1)[:, ::-1]
+    return start_BT.reshape(-1), end_BT.reshape(-1).astype(np.int32)
+
+
+class Batches:
+    """Training batches from the packed shards. objective: ``cram.schema.Objective``."""
+
+    def __init__(self, shards: Shards, objective, *, row: int, seed: int, device: str | torch.device = "cpu"):
+        self.shards, self.objective, self.row, self.seed = shards, objective, row, seed
+        self.device = torch.device(device)
+        self.rows = shards.n_tokens // row
+        if not self.rows:
+            raise CramError(f"training text has {shards.n_tokens} tokens, not one row of train.sequence_length={row}: "
+                            "add text or shorten the rows")
+        self._order: dict[int, np.ndarray] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
+        self._ahead: Optional[tuple[tuple, Future]] = None
+
+    def step(self, step: int, first_row: int, *, micro_batches: int, micro_rows: int, mask_rate: float,
+             prefetch: bool = True) -> list[MicroBatch]:
+        """The micro-batches of an optimizer step whose first row is number ``first_row`` of the run.
+
+        With ``prefetch`` the next step of the same shape is prepared in the background.
+        """
+        wanted = (step, first_row, micro_batches, micro_rows, mask_rate)
+        key, future = self._ahead or (None, None)
+        arrays = future.result() if future else None  # also when it is not the wanted one: one maker at a time
+        if key != wanted:
+            arrays = self._make(*wanted)
+        self._ahead = None
+        if prefetch:
+            following = (step + 1, first_row + micro_batches * micro_rows, *wanted[2:])
+            self._ahead = following, self._worker.submit(self._make, *following)
+        return [self._to_device(array) for array in arrays]
+
+    def close(self) -> None:
+        self._worker.shutdown(wait=True, cancel_futures=True)
+
+    def read_rows(self, first_row: int, count: int) -> np.ndarray:
+        """Rows first_row ... of the run with the successor of each last token: uint16 [count, T + 1]."""
+        out = np.empty((count, self.row + 1), dtype=np.uint16)
+        for i, number in enumerate(range(first_row, first_row + count)):
+            start = int(self._permutation(number // self.rows)[number % self.rows]) * self.row
+            tokens = self.shards.read(start, min(start + self.row + 1, self.shards.n_tokens))
+            out[i, :len(tokens)] = tokens
+            out[i, len(tokens):] = self.shards.special["cls"]  # nothing follows the last document
+        return out
+
+    def _permutation(self, epoch: int) -> np.ndarray:
+        if epoch not in self._order:
+            self._order = {e: order for e, order in self._order.items() if e == epoch - 1}
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, ORDER, epoch])))
+            self._order[epoch] = rng.permutation(self.rows).astype(np.uint32 if self.rows < 2**32 else np.uint64)
+        return self._order[epoch]
+
+    def _make(self, step: int, first_row: int, micro_batches: int, micro_rows: int, mask_rate: float) -> list[tuple]:
+        return [self._micro(step, i, first_row + i * micro_rows, micro_rows, mask_rate) for i in range(micro_batches)]
+
+    def _micro(self, step: int, index: int, first_row: int, rows: int, mask_rate: float) -> tuple:
+        tokens_BT1 = self.read_rows(first_row, rows)
+        ids_BT, cls = tokens_BT1[:, :-1], self.shards.special["cls"]
+        bounds = document_bounds(ids_BT, cls)
+        if self.objective.type == "causal":
+            labels = causal_labels(tokens_BT1[:, 1:].reshape(-1), cls)
+            return ids_BT.reshape(-1).astype(np.int64), *bounds, None, labels
+        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, MASKING, step, index])))
+        masked = mask_tokens(
+            ids_BT.reshape(-1), count=max(1, round(mask_rate * rows * self.row)), vocab_size=self.shards.vocab_size,
+            mask_id=self.shards.special["mask"], protected=len(self.shards.special), rng=rng,
+            mask_fraction=self.objective.mask_token_fraction, random_fraction=self.objective.random_token_fraction)
+        return masked[0], *bounds, masked[1], masked[2]
+
+    def _to_device(self, arrays: tuple) -> MicroBatch:
+        def move(array: Optional[np.ndarray]) -> Optional[Tensor]:
+            if array is None:
+                return None
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            if self.device.type == "cuda":
+                return tensor.pin_memory().to(self.device, non_blocking=True)
+            return tensor
+        ids, start, end, positions, labels = arrays
+        return MicroBatch(move(ids), Documents(move(start), move(end), self.row), move(positions), move(labels),
+                          int((labels != IGNORE).sum()))

@@ -1,0 +1,132 @@
+"""Checkpoints that are atomic, verified and exact.
+
+A checkpoint is a folder ``checkpoints/step-00000123`` with ``state.pt`` and
+``manifest.json`` (size and hash of the state, run id, step). It is written under a
+temporary name, fsynced and renamed, so it is there whole or not at all. Loading takes the
+newest whose every byte is as it was written; a damaged one is renamed ``*.corrupt``,
+named aloud, and the one before it is used. States hold tensors and plain values only and
+are read with ``weights_only=True``: a checkpoint cannot run code.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Callable, Optional
+
+import torch
+import xxhash
+
+from cram.errors import CramError
+from cram.files import fsync_folder
+
+FORMAT = 1
+
+
+def file_hash(path: Path) -> str:
+    """xxh3-128 of a file's bytes, hexadecimal."""
+    digest = xxhash.xxh3_128()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Path:
+    """Write ``folder/step-...`` durably, then remove all but the newest ``keep``. Returns its path.
+
+    Raises CramError when the disk is full; the checkpoints already there stay whole.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    final, temporary = folder / f"step-{step:08}", folder / f".step-{step:08}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir()
+        torch.save(state, temporary / "state.pt")
+        manifest = {"format": FORMAT, "step": step, "run_id": run_id, "torch": torch.__version__,
+                    "bytes": (temporary / "state.pt").stat().st_size, "xxh3_128": file_hash(temporary / "state.pt")}
+        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        for path in temporary.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        fsync_folder(temporary)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        shutil.rmtree(temporary, ignore_errors=True)
+        free = shutil.disk_usage(folder).free
+        raise CramError(f"{final}: could not be written ({str(error).splitlines()[0]}); {free / 1e6:.0f} MB are free there. "
+                        "The checkpoint before it is whole: make room and run the same command again") from error
+    if final.exists():  # the same step, saved again after a fall-back
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    fsync_folder(folder)
+    for old in list_checkpoints(folder)[keep:]:
+        shutil.rmtree(old)
+    return final
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, newest first; leftovers of interrupted writes and corrupt ones are not listed."""
+    return sorted((path for path in folder.glob("step-*") if path.is_dir() and path.name[5:].isdigit()),
+                  key=lambda path: int(path.name[5:]), reverse=True)
+
+
+def damage(path: Path) -> Optional[str]:
+    """What is wrong with a checkpoint, or None when every byte is as written."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text())
+        expected_bytes, expected_hash = manifest["bytes"], manifest["xxh3_128"]
+        size = (path / "state.pt").stat().st_size
+        if manifest["format"] != FORMAT:
+            return f"manifest.json: format {manifest['format']}, this version reads {FORMAT}"
+        if manifest["step"] != int(path.name[5:]):
+            return f"manifest.json: step {manifest['step']}"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"unreadable ({error})"
+    if size != expected_bytes:
+        return f"state.pt has {size} bytes, {expected_bytes} were written"
+    if file_hash(path / "state.pt") != expected_hash:
+        return "state.pt is not what was written (its hash differs)"
+    return None
+
+
+def load_newest(folder: Path, run_id: Optional[str], say: Callable[[str], None], device="cpu") -> Optional[dict]:
+    """The state of the newest good checkpoint, or None when there is none.
+
+    run_id: refuse a checkpoint of another run (CramError); None: any. A damaged checkpoint is
+    renamed to ``*.corrupt`` and the next older one taken.
+    """
+    for path in list_checkpoints(folder):
+        problem = damage(path)
+        if problem:
+            aside = path.with_name(path.name + ".corrupt")
+            shutil.rmtree(aside, ignore_errors=True)
+            os.rename(path, aside)
+            say(f"checkpoint {path} is damaged: {problem}. Moved to {aside.name}; falling back to the one before it")
+            continue
+        manifest = json.loads((path / "manifest.json").read_text())
+        if run_id is not None and manifest["run_id"] != run_id:
+            raise CramError(f"{path}: belongs to run {manifest['run_id']}, not to {run_id}; "
+                            "move it away or use another output folder")
+        return torch.load(path / "state.pt", map_location=device, weights_only=True)
+    return None
+
+
+def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
+    """The trained Transformer of a run, in evaluation mode, from its newest good checkpoint.
+
+    Raises CramError when ``run_dir`` holds no run or no checkpoint.
+    """
+    from cram.config import from_dict
+    from cram.model import build
+
+    if not (run_dir / "config.json").exists():
+        raise CramError(f"{run_dir}: no trained run there (config.json is missing); run `cram pretrain` first")
+    config = from_dict(json.loads((run_dir / "config.json").read_text()))
+    state = load_newest(run_dir / "checkpoints", None, say, device)
+    if state is None:
+        raise CramError(f"{run_dir / 'checkpoints'}: no good checkpoint; run `cram pretrain` again to resume the run")
+    model = build(config.model, state["vocab_size"], config.objective.type == "causal")
+    model.load_state_dict(state["model"])
+    return model.to(device).eval()

@@ -1,0 +1,98 @@
+"""The device of the day: which one, its precision, its peak, its energy, and how much fits on it."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+import torch
+
+from cram.errors import CramError
+
+# Dense bf16/fp16 tensor-core peak in FLOP/s with fp32 accumulation, from NVIDIA's data sheets; for MFU only.
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12,
+              "RTX 4090": 165e12, "RTX 3090": 71e12, "A6000": 155e12, "T4": 65e12, "V100": 125e12}
+
+
+@dataclass(frozen=True)
+class Device:
+    """Where a run computes. dtype: of matrix products (float32 means no autocast)."""
+
+    kind: str
+    name: str
+    dtype: torch.dtype
+    compile: bool
+    peak_flops: Optional[float]
+
+    @property
+    def scaled(self) -> bool:
+        """Whether gradients need loss scaling (float16)."""
+        return self.dtype is torch.float16
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        if self.dtype is torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.kind, self.dtype)
+
+    def memory(self) -> Optional[int]:
+        """Peak bytes allocated on the card so far; None on the CPU."""
+        return torch.cuda.max_memory_allocated() if self.kind == "cuda" else None
+
+
+def choose_device(train) -> Device:
+    """Resolve device, precision and compilation. train: ``cram.schema.Train``. CramError when impossible."""
+    available = torch.cuda.is_available()
+    if train.device == "cuda" and not available:
+        raise CramError("train.device=cuda: torch sees no CUDA card here; use train.device=cpu or check the driver")
+    kind = "cuda" if available and train.device != "cpu" else "cpu"
+    if kind == "cpu" and train.precision == "fp16":
+        raise CramError("train.precision=fp16: needs a CUDA card; use fp32 or bf16 on the CPU")
+    if kind == "cuda" and train.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+        raise CramError("train.precision=bf16: this card has no bf16; use train.precision=fp16")
+    precision = train.precision
+    if precision == "auto":
+        precision = "fp32" if kind == "cpu" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None) if kind == "cuda" else None
+    return Device(kind, name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
+                  train.compile == "on" or (train.compile == "auto" and kind == "cuda"), peak)
+
+
+def energy_meter(enabled: bool, kind: str, say: Callable[[str], None]) -> Callable[[], Optional[float]]:
+    """A function giving the card's energy counter in joules (NVML), or None where there is none; said once."""
+    if kind != "cuda" or not enabled:
+        return lambda: None
+    import pynvml
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError as error:
+        say(f"energy: not measured (NVML: {error})")
+        return lambda: None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
+
+
+def largest_micro_batch(attempt: Callable[[int], None], *, row: int, batch: int, cap: int = 65536) -> int:
+    """The most tokens per forward/backward that fit the card with a tenth of its memory to spare.
+
+    attempt(tokens): one forward and backward, raising torch.OutOfMemoryError when it does not fit.
+    Candidates divide the batch into equal parts of whole rows. CramError when one row does not fit.
+    """
+    rows = batch // row
+    candidates = [batch // parts for parts in range(1, rows + 1) if rows % parts == 0 and batch // parts <= max(cap, row)]
+    total = torch.cuda.get_device_properties(0).total_memory
+    for tokens in candidates:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        try:
+            attempt(tokens)
+        except torch.OutOfMemoryError:
+            continue
+        if torch.cuda.max_memory_reserved() <= 0.9 * total:
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+            return tokens
+    raise CramError(f"not even one row of {row} tokens fits in {total / 2**30:.1f} GiB: "
+                    "make the model smaller or train.sequence_length shorter")

@@ -1,0 +1,215 @@
+"""The configuration schema: every key that a YAML file or the command line may set.
+
+One dataclass a section, one line a field. The text in ``help`` is what
+``cram config`` prints beside the value: meaning, unit, source. Nothing here
+imports torch; loading, overriding and refusing live in ``cram/config.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal, Optional
+
+
+def key(default: Any, help: str) -> Any:
+    """A dataclass field with its meaning attached (mutable defaults are copied)."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: type(default)(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class Filters:
+    """Document filters; a value of null switches the rule off. Order: as listed."""
+
+    min_chars: Optional[int] = key(200, "drop documents shorter than this many characters")
+    max_chars: Optional[int] = key(1_000_000, "drop documents longer than this many characters")
+    min_alpha_fraction: Optional[float] = key(
+        0.5, "drop documents with a smaller share of alphabetic characters among non-space characters")
+    max_word_length: Optional[int] = key(
+        1000, "drop documents holding a longer run of non-space characters (C4, Raffel et al. 2020, section 2.2)")
+    max_repeated_line_fraction: Optional[float] = key(
+        0.3, "drop documents where a larger share of lines repeats an earlier line (Gopher, Rae et al. 2021, table A1)")
+    placeholder_text: bool = key(True, "drop documents containing 'lorem ipsum' (C4, section 2.2)")
+    max_tokens_per_char: Optional[float] = key(
+        None, "drop documents with more tokens per character than this (token compression, Geiping & Goldstein 2023, "
+        "section 4.4: 0.25 to 0.3); decided after tokenization")
+
+
+@dataclass
+class Data:
+    """Where text comes from and how it becomes packed shards."""
+
+    source: Literal["installed-docs", "files", "hub"] = key(
+        "installed-docs", "installed-docs: docstrings of installed Python packages; files: local txt, jsonl or parquet "
+        "(.gz .xz .zst); hub: a Hugging Face dataset (parquet or JSON)")
+    packages: list[str] = key(
+        ["torch", "numpy", "pandas", "networkx", "datasets", "huggingface_hub"],
+        "installed-docs: import names of the packages to read")
+    files: list[str] = key([], "files: paths or glob patterns, relative to the working directory, read in sorted order")
+    dataset: Optional[str] = key(None, "hub: dataset id, e.g. HuggingFaceFW/fineweb-edu")
+    subset: Optional[str] = key(None, "hub: configuration (subset) name, e.g. sample-10BT")
+    split: str = key("train", "hub: split name")
+    revision: Optional[str] = key(None, "hub: commit hash or tag, for a reproducible run")
+    mirror: Optional[str] = key(
+        None, "hub: folder laid out <dataset>/[<subset>/]<split>.jsonl[.xz|.gz|.zst] or .parquet; read instead of the network")
+    text_field: str = key("text", "jsonl, parquet, hub: the column that holds the text")
+    max_bytes: Optional[int] = key(None, "stop reading after this many bytes of text (UTF-8, before filters)")
+    filters: Filters = field(default_factory=Filters)
+    exact_dedup: bool = key(True, "drop documents whose normalised text was seen before (128-bit xxh3)")
+    validation_fraction: float = key(0.01, "share of documents held out, chosen by document hash so it never moves")
+    validation_max_bytes: int = key(
+        2_000_000, "held-out text kept for evaluation, bytes; further held-out documents are dropped, never trained on")
+    shard_tokens: int = key(100_000_000, "tokens per shard file (2 bytes each)")
+
+
+@dataclass
+class Tokenizer:
+    """The vocabulary, trained on the training split only."""
+
+    type: Literal["bpe", "wordpiece"] = key("bpe", "bpe: byte-level, lossless (GPT-2); wordpiece: BERT's, lower-cased, lossy")
+    vocab_size: int = key(32768, "vocabulary size with special tokens; at most 65,536 (uint16 shards); multiple of 128 suits GPUs")
+    sample_bytes: int = key(500_000_000, "train on at most this many bytes of text (pair counts are 32-bit: stay below 10 GB)")
+    min_frequency: int = key(2, "pairs rarer than this are never merged")
+
+
+@dataclass
+class Model:
+    """One Transformer (Vaswani et al. 2017), bidirectional or causal as the objective asks."""
+
+    layers: int = key(12, "number of Transformer blocks")
+    width: int = key(768, "model dimension D")
+    heads: int = key(12, "query heads H; width / heads is the head dimension, an even number")
+    kv_heads: Optional[int] = key(None, "key/value heads (grouped-query attention, Ainslie et al. 2023); null: same as heads")
+    mlp: Literal["gelu", "geglu", "swiglu", "relu2"] = key(
+        "geglu", "feed-forward activation; geglu and swiglu are gated (Shazeer 2020), relu2 is squared ReLU (So et al. 2021)")
+    mlp_width: Optional[int] = key(None, "feed-forward inner dimension F; null: 4 D, or 8/3 D rounded up to 64 when gated")
+    norm: Literal["rmsnorm", "layernorm"] = key("rmsnorm", "pre-normalisation (Zhang & Sennrich 2019; Ba et al. 2016)")
+    norm_eps: float = key(1e-6, "added to the variance")
+    position: Literal["rope", "scaled_sinusoidal", "none"] = key(
+        "rope", "rope: rotary (Su et al. 2021), restarting at each document; scaled_sinusoidal: cramming's, one learned scale")
+    rope_base: float = key(10000.0, "rope: base of the wavelengths")
+    qk_norm: bool = key(True, "RMS-normalise queries and keys per head with a learned gain (Dehghani et al. 2023)")
+    embedding_norm: bool = key(True, "normalise the embeddings before the first block")
+    tied: bool = key(True, "input embedding and output head share one matrix (Press & Wolf 2017)")
+    bias: bool = key(False, "biases in linear layers")
+    zero_init: bool = key(True, "residual branches start at zero: output projections are initialised to 0")
+    init_std: float = key(0.02, "standard deviation of weight initialisation")
+    logit_softcap: Optional[float] = key(None, "cap * tanh(logits / cap) (Gemma 2); null: none")
+    window: Optional[int] = key(None, "attend at most this many tokens to each side; null: whole document")
+    document_mask: bool = key(True, "attention never crosses a document boundary; false: whole row, as cramming and nanoGPT")
+    attention: Literal["auto", "sdpa"] = key("auto", "attention back end; auto: the best available for this device, said once")
+
+
+@dataclass
+class Objective:
+    """What is predicted."""
+
+    type: Literal["masked", "causal"] = key("masked", "masked: BERT's cloze task; causal: next token")
+    mask_rate: float = key(0.3, "masked: share of tokens predicted at the start (Wettig et al. 2023)")
+    mask_rate_end: Optional[float] = key(None, "masked: share at the end, falling linearly in a few steps; null: constant")
+    mask_rate_levels: int = key(4, "masked: number of distinct rates on the way (each compiles once)")
+    mask_token_fraction: float = key(0.8, "masked: of the predicted tokens, share replaced by [MASK] (Devlin et al. 2019)")
+    random_token_fraction: float = key(0.1, "masked: share replaced by a random token; the rest stays as it is")
+    z_loss: float = key(0.0, "weight of log(Z)^2 (PaLM, Chowdhery et al. 2022); 0: off")
+
+
+@dataclass
+class Optimizer:
+    """Update rule. Decoupled weight decay (Loshchilov & Hutter 2019) on matrices only."""
+
+    type: Literal["adamw", "muon"] = key("muon", "adamw for all; or muon for hidden matrices (Jordan 2024), adamw for the rest")
+    lr: float = key(1e-3, "peak learning rate of AdamW parameters")
+    embedding_lr: Optional[float] = key(None, "peak learning rate of embedding and head (AdamW); null: lr")
+    muon_lr: float = key(0.02, "peak learning rate of Muon matrices (update has RMS 0.2 x this, as in Moonlight, Liu et al. 2025)")
+    beta1: float = key(0.9, "AdamW: decay of the first moment")
+    beta2: float = key(0.98, "AdamW: decay of the second moment")
+    eps: float = key(1e-8, "AdamW: added to the root of the second moment")
+    momentum: float = key(0.95, "Muon: Nesterov momentum")
+    weight_decay: float = key(0.01, "per unit of learning rate")
+    clip: Optional[float] = key(1.0, "clip the global gradient norm to this; null: never")
+
+
+@dataclass
+class Schedule:
+    """Shapes over progress p = spent / budget in [0, 1]. All end at learning rate 0."""
+
+    type: Literal["one-cycle", "triangle", "trapezoid", "cosine", "constant"] = key(
+        "trapezoid", "one-cycle: up to peak at `warmup`, then linear to 0; triangle: cramming's budget-triangle2; "
+        "trapezoid: warm-up, flat, linear to 0 over `decay`; cosine: warm-up, then half a cosine to 0; "
+        "constant: warm-up, flat, 0 at the last step only")
+    warmup: float = key(0.02, "share of the budget for the linear warm-up (triangle: position of the peak)")
+    decay: float = key(0.5, "trapezoid: share of the budget for the final linear decay")
+    start: float = key(0.0, "learning rate at p = 0 as a share of the peak")
+
+
+@dataclass
+class Train:
+    """The loop."""
+
+    sequence_length: int = key(128, "tokens per row T")
+    batch_tokens: int = key(16384, "tokens per optimizer step (global batch); a multiple of sequence_length")
+    batch_ramp: float = key(0.0, "share of the budget over which the batch grows linearly from batch_start_tokens; 0: off")
+    batch_start_tokens: Optional[int] = key(None, "batch at p = 0 when batch_ramp > 0, tokens")
+    micro_batch_tokens: Optional[int] = key(
+        None, "tokens per forward/backward; null: on CUDA the largest that fits, measured and charged; on CPU batch_tokens up to 8192")
+    device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA when there is a card")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
+        "auto", "auto: bf16 where the card has it, else fp16 with loss scaling, fp32 on CPU")
+    compile: Literal["auto", "on", "off"] = key("auto", "torch.compile; auto: on for CUDA, off for CPU")
+    threads: Optional[int] = key(None, "CPU threads of torch; null: torch's own choice")
+    deterministic: bool = key(True, "ask torch for deterministic algorithms (same bits on the same machine)")
+    checkpoint_every: Optional[float] = key(
+        None, "seconds between checkpoints; null: so that saving costs at most 1%, between 10 s and 10 min")
+    checkpoint_every_steps: Optional[int] = key(None, "steps between checkpoints (instead of seconds)")
+    keep_checkpoints: int = key(2, "newest checkpoints kept")
+    validate_every: float = key(0.1, "share of the budget between validations")
+    validation_tokens: int = key(32768, "held-out tokens per validation")
+    reserve: Optional[float] = key(None, "seconds kept back at the end; null: measured (slowest recent step, slowest save, margin)")
+    replay: Optional[str] = key(None, "path of a recorded progress.f64: follow it instead of the clock, bit for bit")
+
+
+@dataclass
+class Evaluate:
+    """The last look, outside the budget."""
+
+    tokens: int = key(500_000, "held-out tokens scored at most (whole documents)")
+    mask_rate: float = key(0.15, "masked: share of tokens hidden in evaluation, whatever training used")
+    mirror: Optional[str] = key(None, "folder with nyu-mll/blimp/*/train.jsonl; null: data.mirror")
+    minimal_pairs: int = key(20, "minimal pairs scored per BLiMP phenomenon file (of 1,000); 0: skip")
+    prompts: list[str] = key(
+        ["Returns the number of", "This function", "The first"], "causal: beginnings of the generated samples")
+    blanks: list[str] = key(
+        ["Returns the [MASK] of the array.", "If True, the [MASK] is returned.", "The [MASK] of the input tensor."],
+        "masked: sentences to fill; [MASK] stands for one token")
+    sample_tokens: int = key(60, "causal: tokens generated per sample")
+
+
+@dataclass
+class Telemetry:
+    """What is written while training; changes nothing in the result."""
+
+    log_every: int = key(10, "steps between rows of metrics.jsonl and TensorBoard")
+    print_every: float = key(10.0, "seconds between progress lines when the output is no terminal")
+    heartbeat: float = key(5.0, "seconds between ledger heartbeats: the most a crash can be over-charged")
+    energy: bool = key(True, "read NVML energy where a card has it")
+    usd_per_hour: Optional[float] = key(None, "price of the device, for the report")
+
+
+@dataclass
+class Config:
+    """The whole configuration."""
+
+    name: str = key("run", "name of the run; results are linked from <out>/<name>")
+    out: str = key("runs", "folder for artifacts and runs")
+    seed: int = key(0, "seeds initialisation, data order and masking")
+    budget: str = key("24h", "90s, 10m, 24h, 1h30m (device time), or '3e18 flops', '2e9 tokens', '500 steps'")
+    data: Data = field(default_factory=Data)
+    tokenizer: Tokenizer = field(default_factory=Tokenizer)
+    model: Model = field(default_factory=Model)
+    objective: Objective = field(default_factory=Objective)
+    optimizer: Optimizer = field(default_factory=Optimizer)
+    schedule: Schedule = field(default_factory=Schedule)
+    train: Train = field(default_factory=Train)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    telemetry: Telemetry = field(default_factory=Telemetry)
