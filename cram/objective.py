@@ -46,7 +46,7 @@ def mask_tokens(ids_N: np.ndarray, *, count: int, vocab_size: int, mask_id: int,
 
 def causal_labels(next_N: np.ndarray, cls: int) -> np.ndarray:
     """Labels int64 [N] from each token's successor: a successor that opens a new document is not predicted."""
-    return np.where(next_N == cls, IGNORE, next_N).astype(np.int64)
+    return np.where(next_N == cls, IGNORE, next_N.astype(np.int64))
 
 
 def cross_entropy_sum(model, ids_N: Tensor, documents: Documents, positions_K: Tensor | None, labels_K: Tensor,

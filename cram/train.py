@@ -1,6 +1,6 @@
 """The day: spend the budget on optimizer steps, and leave a durable checkpoint inside it.
 
-Time is charged from the first line of ``pretrain`` on: the ledger opens before the device
+Time is charged from the first lines of ``pretrain`` on: the ledger opens before the device
 is taken. Every schedule follows progress = spent / budget, and its value at each step is
 recorded in ``progress.f64`` (float64, one a step), so that a run under a clock can be
 replayed bit for bit: ``train.replay=<that file> budget='<its steps> steps'``.
@@ -15,7 +15,6 @@ import json
 import math
 import os
 import time
-from collections import deque
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -26,20 +25,24 @@ from cram import checkpoint, schedule
 from cram.batches import Batches
 from cram.budget import Budget, Ledger, read_ledger
 from cram.config import to_dict
-from cram.device import choose_device, energy_meter, largest_micro_batch
+from cram.device import choose_device, energy_meter
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
+from cram.evaluate.samples import one_sample
 from cram.files import replace_durably
 from cram.interrupt import Interrupted, StopSignal
 from cram.model import build
 from cram.objective import cross_entropy_sum
-from cram.ops import Documents
 from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
+from cram.pace import Pace
+from cram.sizing import choose_micro_batch, first_step_seconds
 from cram.telemetry import Telemetry
 from data_prep.shards import Shards
+from data_prep.tokenizer import load_tokenizer
 
 
-def pretrain(config, data_dir: Path, run_dir: Path, run_id: str, say: Callable[[str], None] = print) -> None:
+def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str,
+             say: Callable[[str], None] = print) -> None:
     """Train until the budget is spent; resume when ``run_dir`` holds an unfinished run of the same id.
 
     Leaves in run_dir: config.json, ledger.jsonl, progress.f64, metrics.jsonl, tensorboard/, checkpoints/.
@@ -47,11 +50,13 @@ def pretrain(config, data_dir: Path, run_dir: Path, run_id: str, say: Callable[[
     saving on a signal.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    ledger_path = run_dir / "ledger.jsonl"
+    ledger_path, checkpoints = run_dir / "ledger.jsonl", run_dir / "checkpoints"
     if ledger_path.exists() and read_ledger(ledger_path).reason == "finished":
+        if checkpoint.load_newest(checkpoints, run_id, say) is None:
+            raise CramError(f"{checkpoints}: the budget is spent and no good checkpoint is left; start anew with --force")
         say("pretrain: this run has already spent its budget")
         return
-    if not ledger_path.exists() and checkpoint.list_checkpoints(run_dir / "checkpoints"):
+    if not ledger_path.exists() and checkpoint.list_checkpoints(checkpoints):
         raise CramError(f"{ledger_path}: missing, but there are checkpoints: what they cost cannot be proved. "
                         "Restore the ledger, or start a new run with --force")
     replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
@@ -60,8 +65,8 @@ def pretrain(config, data_dir: Path, run_dir: Path, run_id: str, say: Callable[[
                     energy=energy_meter(config.telemetry.energy, device.kind, say))
     try:
         with StopSignal() as stop:
-            Day(config, device, ledger, data_dir, run_dir, run_id, say).run(stop)
-    except BaseException as error:  # whatever ended the session, the ledger says so
+            Day(config, device, ledger, data_dir, tokenizer_dir, run_dir, run_id, say).run(stop)
+    except BaseException as error:  # whatever ends the session, the ledger names it
         ledger.close(f"stopped by {type(error).__name__}")
         raise
 
@@ -69,7 +74,7 @@ def pretrain(config, data_dir: Path, run_dir: Path, run_id: str, say: Callable[[
 class Day:
     """One training process, from building the model to the last checkpoint."""
 
-    def __init__(self, config, device, ledger: Ledger, data_dir: Path, run_dir: Path, run_id: str, say):
+    def __init__(self, config, device, ledger: Ledger, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say):
         self.config, self.device, self.ledger, self.say = config, device, ledger, say
         self.run_dir, self.run_id = run_dir, run_id
         train = config.train
@@ -81,6 +86,7 @@ class Day:
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
         self.shards, self.heldout = Shards(data_dir, "train"), Shards(data_dir, "validation")
+        self.tokenizer = load_tokenizer(tokenizer_dir)
         self.batches = Batches(self.shards, config.objective, row=train.sequence_length, seed=config.seed,
                                device=device.kind)
         self.model = build(config.model, self.shards.vocab_size, config.objective.type == "causal",
@@ -88,148 +94,76 @@ class Day:
         self.loss_sum = torch.compile(cross_entropy_sum) if device.compile else cross_entropy_sum
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self.loss_scale = LossScale(enabled=device.scaled)
+        self.pace = Pace(ledger, train)
         self.replay = read_replay(train.replay, ledger.budget)
-        self.step = self.first_row = 0              # finished optimizer steps, consumed rows
-        self.progress = 0.0                         # of the last finished step
-        self.micro_tokens: Optional[int] = None     # per forward/backward, frozen at the first start
-        self.step_seconds: deque[float] = deque(maxlen=16)
-        self.save_seconds = self.validation_seconds = 0.0   # slowest so far
-        self.saved_step, self.saved_at = -1, 0.0
+        self.step = self.first_row = 0             # finished optimizer steps, consumed rows
+        self.progress = 0.0                        # of the last finished step
+        self.micro_tokens: Optional[int] = None    # per forward/backward, frozen at the first start
+        self.saved_step: Optional[int] = None
         self.compiled_shapes: set[tuple] = set()
-        self.loss = math.nan
         self.resume()
         self.measure()
-
-    # ---- the loop
 
     def run(self, stop: StopSignal) -> None:
         """Step until the budget says stop; validate, log and save on the way; save at the end."""
         self.ledger.switch("steps")
-        if self.step == 0:
+        if self.saved_step is None:
             self.save()  # proves that the disk takes a checkpoint, and measures what that costs
         while (progress := self.next_progress()) is not None:
             if stop.received:
-                self.save()
-                self.ledger.close("interrupted")
-                self.telemetry.close()
-                self.say(f"stopped at step {self.step}, saved; run the same command again to resume")
-                raise Interrupted
-            before = self.progress
+                self.leave()
+            every, before = self.config.train.validate_every, self.progress
             self.optimizer_step(progress)
-            every = self.config.train.validate_every
-            if progress < 1.0 and int(progress / every) > int(before / every) and self.has_room(self.validation_seconds):
+            if progress < 1.0 and progress // every > before // every and self.pace.has_room(self.pace.validation_seconds):
                 self.validate()
-            if self.save_is_due() and self.has_room(self.save_seconds):
+            if self.pace.save_is_due(self.step) and self.pace.has_room(self.pace.save_seconds):
                 self.save()
         self.finish()
 
+    def next_progress(self) -> Optional[float]:
+        """Progress of the next step, or None when the budget is spent."""
+        rate, tokens = self.batch_shape()
+        work = {"time": 0.0, "steps": 1, "tokens": tokens, "flops": tokens * self.flops_per_token(rate)}
+        progress = self.pace.next_progress(work[self.ledger.budget.kind], self.progress)
+        return progress if progress is None or self.replay is None else float(self.replay[self.step])
+
     def optimizer_step(self, progress: float) -> None:
-        """Forward and backward over the micro-batches, then one update. Gradients are of the mean loss
+        """Forward and backward over the micro-batches, then one update. The gradient is that of the mean loss
         over all tokens predicted in the step."""
         config, started = self.config, time.perf_counter()
         rate, tokens = self.batch_shape()
+        rows = tokens // config.train.sequence_length
         with self.ledger.account("data_wait"):
             micro_batches = self.batches.step(
                 self.step, self.first_row, micro_batches=tokens // self.micro_tokens,
                 micro_rows=self.micro_tokens // config.train.sequence_length, mask_rate=rate)
-        predicted = sum(micro.predicted for micro in micro_batches)
-        share = schedule.learning_rate(progress, config.schedule)
-        set_learning_rate(self.optimizers, share)
-        total = torch.zeros((), device=self.device.kind)
+        predicted = max(1, sum(micro.predicted for micro in micro_batches))
+        set_learning_rate(self.optimizers, schedule.learning_rate(progress, config.schedule))
+        loss_sum = torch.zeros((), device=self.device.kind)
         with self.ledger.account(self.step_category(rate)):
             for micro in micro_batches:
                 with self.device.autocast():
                     loss = self.loss_sum(self.model, micro.ids_N, micro.documents, micro.positions_K, micro.labels_K,
                                          config.objective.z_loss)
-                (loss * (self.loss_scale.scale / max(predicted, 1))).backward()
-                total += loss.detach()
+                (loss * (self.loss_scale.scale / predicted)).backward()
+                loss_sum += loss.detach()
             norm = finish_gradients(list(self.model.parameters()), self.loss_scale.scale, config.optimizer.clip)
-            finite = not self.loss_scale.enabled or bool(norm.isfinite())
+            finite = not self.loss_scale.enabled or bool(norm.isfinite())  # float16 may overflow: skip that step
             for optimizer in self.optimizers:
                 if finite:
                     optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
             self.loss_scale.update(finite)
             if self.device.kind == "cuda":
-                torch.cuda.synchronize()  # the clock must see finished work
-        flops = tokens * self.model.flops_per_token(config.train.sequence_length, self.predicted_fraction(rate))
-        self.step += 1
-        self.first_row += tokens // config.train.sequence_length
-        self.progress = progress
+                torch.cuda.synchronize()  # the clock must see finished work only
+        flops = tokens * self.flops_per_token(rate)
+        self.step, self.first_row, self.progress = self.step + 1, self.first_row + rows, progress
         self.ledger.count(steps=1, tokens=tokens, flops=flops)
         self.progress_file.write(np.float64(progress).tobytes())
         seconds = time.perf_counter() - started
-        self.step_seconds.append(seconds)
+        self.pace.step_seconds.append(seconds)
         if self.step % config.telemetry.log_every == 0 or self.step == 1 or progress == 1.0:
-            self.log(total, predicted, norm, share, rate, tokens, tokens / seconds, flops / seconds)
-
-    def finish(self) -> None:
-        """The last checkpoint, inside the budget; then the ledger is closed for good."""
-        if self.step == 0:
-            raise CramError(f"budget {self.ledger.budget.text} was spent before the first step "
-                            f"({self.ledger.seconds:.1f} s for building and saving); give it more")
-        if self.saved_step != self.step:
-            self.save()
-        self.ledger.close("finished")
-        self.batches.close()
-        reason = "budget spent"
-        if self.progress < 1.0:
-            reason = f"lost work used up the budget at progress {self.progress:.3f}, before the learning rate reached 0"
-            self.say(f"warning: {reason}")
-        self.telemetry.end({"step": self.step, "progress": self.progress, "spent": self.ledger.seconds, "reason": reason})
-        self.telemetry.close()
-
-    # ---- when to stop
-
-    def next_progress(self) -> Optional[float]:
-        """Progress of the next step, or None at the end. The run's last step has progress 1."""
-        if self.progress == 1.0:
-            return None
-        budget = self.ledger.budget
-        spent, cost = self.ledger.spent, self.step_cost()
-        if budget.kind != "time":
-            progress = schedule.progress(budget.amount, spent, cost)
-        else:
-            progress = schedule.progress(budget.amount, spent, cost, self.reserve())
-            if progress is None and self.step and spent + cost + 1.5 * self.save_seconds < budget.amount:
-                progress = 1.0  # the step before took longer than foreseen: this one closes the run
-        if progress is None or self.replay is None:
-            return progress and max(progress, self.progress)
-        return float(self.replay[self.step])
-
-    def step_cost(self) -> float:
-        """What the next step costs in the budget's unit; seconds: as much as the slowest of the recent ones."""
-        rate, tokens = self.batch_shape()
-        match self.ledger.budget.kind:
-            case "time":
-                return max(self.step_seconds)
-            case "steps":
-                return 1
-            case "tokens":
-                return tokens
-        return tokens * self.model.flops_per_token(self.config.train.sequence_length, self.predicted_fraction(rate))
-
-    def reserve(self) -> float:
-        """Seconds kept back for the last checkpoint: twice the slowest so far and a margin for a busy machine."""
-        if self.config.train.reserve is not None:
-            return self.config.train.reserve
-        return 2 * self.save_seconds + min(0.2 + 0.004 * self.ledger.budget.amount, 10.0)
-
-    def has_room(self, seconds: float) -> bool:
-        """Whether something may be done on the side without endangering the end."""
-        budget = self.ledger.budget
-        return budget.kind != "time" or self.ledger.spent + 2 * seconds + self.reserve() < budget.amount
-
-    def save_is_due(self) -> bool:
-        train = self.config.train
-        if train.checkpoint_every_steps is not None:
-            return self.step % train.checkpoint_every_steps == 0
-        every = train.checkpoint_every
-        if every is None:
-            every = min(max(100 * self.save_seconds, 10.0), 600.0)
-        return time.monotonic() - self.saved_at > every
-
-    # ---- what a step looks like
+            self.log(float(loss_sum) / predicted, float(norm), rate, tokens, flops, seconds)
 
     def batch_shape(self) -> tuple[float, int]:
         """Mask rate and tokens of the next step."""
@@ -238,8 +172,8 @@ class Day:
         return rate, schedule.batch_tokens(self.progress, train.batch_tokens, train.batch_start_tokens, train.batch_ramp,
                                            self.micro_tokens)
 
-    def predicted_fraction(self, rate: float) -> float:
-        return 1.0 if self.model.causal else rate
+    def flops_per_token(self, rate: float) -> float:
+        return self.model.flops_per_token(self.config.train.sequence_length, 1.0 if self.model.causal else rate)
 
     def step_category(self, rate: float) -> str:
         """'compile' for the first step of each shape when compiling, else 'steps'."""
@@ -249,42 +183,40 @@ class Day:
         self.compiled_shapes.add(shape)
         return "compile"
 
-    # ---- on the side
-
-    def validate(self) -> None:
-        """A small held-out score, charged; it changes nothing in the run."""
-        started = time.perf_counter()
-        with self.ledger.account("validation"):
-            train = self.config.train
-            score = score_heldout(self.model, self.heldout, row=train.sequence_length,
-                                  mask_rate=self.config.evaluate.mask_rate, max_tokens=train.validation_tokens,
-                                  batch_tokens=self.micro_tokens, device=self.device.kind, autocast=self.device.autocast())
-        self.telemetry.validation({"step": self.step, "progress": self.progress, "spent": self.ledger.seconds,
-                                   "loss": score["loss"], "accuracy": score["accuracy"],
-                                   "bits_per_byte": score.get("bits_per_byte")})
-        self.validation_seconds = max(self.validation_seconds, time.perf_counter() - started)
-
-    def log(self, total, predicted, norm, share, rate, tokens, tokens_per_second, flops_per_second) -> None:
-        """One row of metrics; stops a run whose loss is no number any more."""
-        self.loss = float(total) / max(predicted, 1)
+    def log(self, loss: float, norm: float, rate: float, tokens: int, flops: float, seconds: float) -> None:
+        """One row of metrics. Stops a run whose loss is no number any more."""
         rates = {"muon_lr" if "momentum" in group else "lr": group["lr"]
                  for optimizer in self.optimizers for group in optimizer.param_groups}
+        speed, budget, spent = tokens / seconds, self.ledger.budget, self.ledger.spent
         self.telemetry.train({
-            "step": self.step, "progress": self.progress, "spent": self.ledger.seconds, "loss": self.loss,
-            "lr": rates["lr"], "muon_lr": rates.get("muon_lr"), "grad_norm": float(norm),
-            "tokens": self.first_row * self.config.train.sequence_length, "tokens_per_second": tokens_per_second,
+            "step": self.step, "progress": self.progress, "spent": self.ledger.seconds, "loss": loss,
+            "lr": rates["lr"], "muon_lr": rates.get("muon_lr"), "grad_norm": norm,
+            "tokens": self.first_row * self.config.train.sequence_length, "tokens_per_second": speed,
             "batch_tokens": tokens, "mask_rate": None if self.model.causal else rate,
-            "mfu": flops_per_second / self.device.peak_flops if self.device.peak_flops else None,
+            "mfu": flops / seconds / self.device.peak_flops if self.device.peak_flops else None,
             "memory_bytes": self.device.memory()})
-        budget = self.ledger.budget
-        share = self.ledger.spent / budget.amount
-        self.telemetry.progress(fraction=share, left=budget.show(budget.amount - self.ledger.spent), loss=self.loss,
-                                tokens_per_second=tokens_per_second, eta=self.ledger.seconds * (1 / max(share, 1e-9) - 1))
-        if not math.isfinite(self.loss):
-            raise CramError(f"step {self.step}: the loss is {self.loss}; lower optimizer.lr or optimizer.muon_lr, or use "
-                            "train.precision=fp32, and start a new run")
+        share = max(spent / budget.amount, 1e-9)
+        self.telemetry.progress(fraction=share, left=budget.show(budget.amount - spent), loss=loss,
+                                tokens_per_second=speed, eta=self.ledger.seconds * (1 / share - 1))
+        if not math.isfinite(loss):
+            raise CramError(f"step {self.step}: the loss is {loss}; lower optimizer.lr and optimizer.muon_lr, or use "
+                            "train.precision=fp32: that is a new run with a budget of its own")
 
-    # ---- state
+    def validate(self) -> None:
+        """A small held-out score and one sample, charged; changes nothing in the run."""
+        started = time.perf_counter()
+        with self.ledger.account("validation"):
+            train, evaluate = self.config.train, self.config.evaluate
+            score = score_heldout(self.model, self.heldout, row=train.sequence_length, mask_rate=evaluate.mask_rate,
+                                  max_tokens=train.validation_tokens, batch_tokens=self.micro_tokens,
+                                  device=self.device.kind, autocast=self.device.autocast())
+            sample = one_sample(self.model, self.tokenizer, evaluate, device=self.device.kind)
+            self.telemetry.validation({"step": self.step, "progress": self.progress, "spent": self.ledger.seconds,
+                                       "loss": score["loss"], "accuracy": score["accuracy"],
+                                       "bits_per_byte": score.get("bits_per_byte")})
+            if sample is not None:
+                self.telemetry.sample(sample, self.step)
+        self.pace.validated(time.perf_counter() - started)
 
     def save(self) -> None:
         """A durable checkpoint of this moment, charged."""
@@ -300,8 +232,8 @@ class Day:
             self.ledger.checkpoint(self.step)
             checkpoint.save(self.run_dir / "checkpoints", state, step=self.step, run_id=self.run_id,
                             keep=self.config.train.keep_checkpoints)
-        self.save_seconds = max(self.save_seconds, time.perf_counter() - started)
-        self.saved_step, self.saved_at = self.step, time.monotonic()
+        self.saved_step = self.step
+        self.pace.saved(time.perf_counter() - started)
 
     def resume(self) -> None:
         """Take up the newest good checkpoint, if any; what was spent since is lost and stays charged."""
@@ -320,59 +252,53 @@ class Day:
         self.progress_file = open(self.run_dir / "progress.f64", "ab")
         self.progress_file.truncate(8 * self.step)  # the steps after the checkpoint are not part of the run
         self.telemetry = Telemetry(self.run_dir, config=to_dict(self.config), resume_step=self.step,
-                                   resume_spent=self.ledger.seconds, say=self.say,
-                                   print_every=self.config.telemetry.print_every)
+                                   print_every=self.config.telemetry.print_every, say=self.say)
         if self.ledger.sessions > 1:
-            self.telemetry.resume({"step": self.step, "spent": self.ledger.seconds, "lost": lost})
             budget = self.ledger.budget
+            self.telemetry.resume({"step": self.step, "spent": self.ledger.seconds, "lost": lost})
             self.say(f"resuming at step {self.step}: {lost:.1f} s of work were lost and stay charged; "
                      f"{budget.show(budget.amount - self.ledger.spent)} left")
 
     def measure(self) -> None:
         """Fix the micro-batch at the first start, time a trial, and announce the plan."""
-        train, objective = self.config.train, self.config.objective
-        row = train.sequence_length
-        if self.micro_tokens is None:
-            self.micro_tokens = train.micro_batch_tokens
-        if self.micro_tokens is None and self.device.kind == "cuda":
-            self.micro_tokens = largest_micro_batch(self.trial, row=row, batch=train.batch_tokens)
-        if self.micro_tokens is None:
-            parts = next(parts for parts in range(1, train.batch_tokens // row + 1)
-                         if (train.batch_tokens // row) % parts == 0 and train.batch_tokens // parts <= max(8192, row))
-            self.micro_tokens = train.batch_tokens // parts
-        tokens = row if self.device.kind == "cpu" else self.micro_tokens
-        self.trial(tokens)  # the first one also pays for lazy initialisation
-        started = time.perf_counter()
-        self.trial(tokens)
-        self.step_seconds.append((time.perf_counter() - started) * self.batch_shape()[1] / tokens)
-        fraction = self.predicted_fraction(objective.mask_rate)
-        plan = {"device": self.device.name, "parameters": self.model.parameter_count(),
-                "flops_per_token": self.model.flops_per_token(row, fraction), "micro_batch_tokens": self.micro_tokens,
-                "precision": str(self.device.dtype).removeprefix("torch."), "attention": "sdpa",
-                "compile": self.device.compile}
-        self.telemetry.plan(plan)
-        self.say(f"plan: {plan['parameters']:,} parameters on {plan['device']}, {plan['precision']}, attention "
-                 f"{plan['attention']}, torch.compile {'on' if plan['compile'] else 'off'}; {train.batch_tokens:,} tokens a step "
-                 f"in micro-batches of {self.micro_tokens:,}, {self.shards.n_tokens:,} tokens to train on; "
+        config, train, device = self.config, self.config.train, self.device
+        self.micro_tokens = self.micro_tokens or choose_micro_batch(self.model, device, config)
+        rate, tokens = self.batch_shape()
+        self.pace.step_seconds.append(first_step_seconds(self.model, device, config, self.micro_tokens, tokens))
+        self.telemetry.plan({
+            "device": device.name, "parameters": self.model.parameter_count(), "flops_per_token": self.flops_per_token(rate),
+            "micro_batch_tokens": self.micro_tokens, "precision": str(device.dtype).removeprefix("torch."),
+            "attention": "sdpa", "compile": device.compile})
+        self.say(f"plan: {self.model.parameter_count():,} parameters on {device.name}, {device.dtype}, attention sdpa, "
+                 f"torch.compile {'on' if device.compile else 'off'}; steps of {train.batch_tokens:,} tokens in "
+                 f"micro-batches of {self.micro_tokens:,}; text of {self.shards.n_tokens:,} tokens; "
                  f"budget {self.ledger.budget.text}")
 
-    def trial(self, tokens: int) -> None:
-        """One forward and backward on made-up tokens; leaves no trace in the model."""
-        device, vocab = self.device.kind, self.shards.vocab_size
-        ids_N = torch.arange(tokens, device=device) % vocab
-        row = self.config.train.sequence_length
-        index_N = torch.arange(tokens, device=device, dtype=torch.int32)
-        documents = Documents(index_N - index_N % row, index_N - index_N % row + row, row)
-        positions_K, labels_K = None, ids_N
-        if not self.model.causal:
-            positions_K = torch.arange(max(1, round(tokens * self.config.objective.mask_rate)), device=device)
-            labels_K = ids_N[:len(positions_K)]
-        with self.device.autocast():
-            loss = cross_entropy_sum(self.model, ids_N, documents, positions_K, labels_K, self.config.objective.z_loss)
-        (loss * 0.0).backward()
-        self.model.zero_grad(set_to_none=True)
-        if device == "cuda":
-            torch.cuda.synchronize()
+    def leave(self) -> None:
+        """Save and go, as a signal asked."""
+        if self.saved_step != self.step:
+            self.save()
+        self.ledger.close("interrupted")
+        self.telemetry.close()
+        self.say(f"stopped at step {self.step} and saved; the same command resumes")
+        raise Interrupted
+
+    def finish(self) -> None:
+        """The last checkpoint, inside the budget; then the ledger is closed for good."""
+        if self.step == 0:
+            raise CramError(f"budget={self.ledger.budget.text}: spent before the first step ({self.ledger.seconds:.1f} s for "
+                            "building and saving); give it more")
+        if self.saved_step != self.step:
+            self.save()
+        self.ledger.close("finished")
+        self.batches.close()
+        reason = "budget spent"
+        if self.progress < 1.0:
+            reason = f"lost work used up the budget at progress {self.progress:.3f}, before the learning rate reached 0"
+            self.say(f"warning: {reason}")
+        self.telemetry.end({"step": self.step, "progress": self.progress, "spent": read_ledger(self.ledger.path).seconds,
+                            "reason": reason})
+        self.telemetry.close()
 
 
 def read_replay(path: Optional[str], budget: Budget) -> Optional[np.ndarray]:

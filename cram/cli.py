@@ -1,0 +1,167 @@
+"""The ``cram`` command: ``cram <verb> [config] [key=value ...]``.
+
+A wrong input ends in one line on standard error and exit code 2; Ctrl-C in 130; a run stopped by a signal in 143.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from pathlib import Path
+from typing import NoReturn, Optional, Sequence
+
+from cram import __version__, artifacts
+from cram.config import load
+from cram.errors import CramError
+from cram.explain import differences, explain, show
+from cram.pipeline import STAGES
+from cram.stages import Runner
+
+NAMES = tuple(stage.name for stage in STAGES)
+VERBS = {
+    "run": "bring every stage up to date: from raw text to the report",
+    "text": "read, normalise, filter, deduplicate and split the sources",
+    "tokenizer": "train the vocabulary",
+    "data": "pack tokens into memory-mapped shards",
+    "pretrain": "spend the budget; the same command resumes an interrupted run",
+    "evaluate": "score the model on held-out text",
+    "report": "write the page about the run",
+    "status": "show which results are there and why a stage would run",
+    "config": "print every key with its value and meaning; --diff A B compares two configurations",
+    "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
+}
+USAGE = "cram <verb> [config] [key=value ...]"
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise CramError(f"{message}; 'cram {self.prog.split()[-1]} --help' shows what is possible")
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run one command; returns the exit code."""
+    from data_prep.errors import DataError
+
+    try:
+        return _dispatch(list(sys.argv[1:] if arguments is None else arguments))
+    except (CramError, DataError) as error:
+        message = str(error)
+    except BrokenPipeError:  # the reader of our output left, as in `cram config | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        message = f"{error.filename or 'input or output'}: {error.strerror or error}; check the path, its permissions and the space"
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(f"{USAGE}\n\nA budget of compute and raw text go in; a language model and its scores come out.\n")
+        print("\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()))
+        print("\n'cram config' lists the keys; 'cram <verb> --help' the options. The default configuration is 'demo'.")
+        return 0
+    if arguments[0] == "--version":
+        print(f"cram {__version__}")
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join(VERBS)}"
+        raise CramError(f"unknown verb '{verb}'; {hint}")
+    parser = _Parser(prog=f"cram {verb}", description=VERBS[verb], allow_abbrev=False)
+    if verb == "ledger":
+        parser.add_argument("run", help="a run's folder (runs/demo), its pretrain folder, or a ledger.jsonl")
+        return _ledger(Path(parser.parse_args(rest).run))
+    parser.add_argument("settings", nargs="*", metavar="[config] [key=value ...]",
+                        help="a YAML file or the name of a shipped configuration, then keys to override")
+    if verb == "config":
+        parser.add_argument("--diff", action="store_true", help="compare two configurations")
+    elif verb != "status":
+        parser.add_argument("--force", choices=NAMES, metavar="STAGE",
+                            help="run this stage and all that follow, fresh or not; alone: "
+                            + ("every stage" if verb == "run" else f"{verb}"))
+        parser.add_argument("--dry-run", action="store_true", help="say what would run and why; write nothing")
+    # '--a.b=c' is an override too; '--force=stage' is not
+    rest = [text.lstrip("-") if text.startswith("--") and "." in text.partition("=")[0] else text for text in rest]
+    options = parser.parse_intermixed_args(_complete_force(rest, NAMES[0] if verb == "run" else verb))
+    if verb == "config":
+        return _config(options)
+    return _stages(verb, options)
+
+
+def _complete_force(arguments: list[str], default: str) -> list[str]:
+    """'--force' alone names the default stage, so that the word after it is not taken for one."""
+    following = [*arguments[1:], ""]
+    return [f"--force={default}" if text == "--force" and after not in NAMES else text
+            for text, after in zip(arguments, following)]
+
+
+def _split(settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(configuration names, overrides)."""
+    return [text for text in settings if "=" not in text], [text for text in settings if "=" in text]
+
+
+def _load(settings: Sequence[str]):
+    names, overrides = _split(settings)
+    if len(names) > 1:
+        raise CramError(f"one configuration at a time, got {' and '.join(names)}; overrides are written key=value")
+    return load(names[0] if names else "demo", overrides)
+
+
+def _config(options) -> int:
+    if not options.diff:
+        print(explain(_load(options.settings)))
+        return 0
+    names, overrides = _split(options.settings)
+    if len(names) != 2:
+        raise CramError("cram config --diff needs two configurations, such as: cram config --diff demo demo_gpt")
+    for key, left, right in differences(*(load(name, overrides) for name in names)):
+        print(f"{key}: {show(left)} -> {show(right)}")
+    return 0
+
+
+def _stages(verb: str, options) -> int:
+    runner = Runner(STAGES, _load(options.settings), lambda text: print(text, flush=True))
+    target = None if verb in ("run", "status") else verb
+    again = " ".join(["cram", "run" if verb == "status" else verb, *options.settings])
+    if verb == "status" or options.dry_run:
+        for plan in runner.plan(target, None if verb == "status" else options.force):
+            state, note = plan.state, plan.reason or str(plan.folder)
+            if plan.folder is not None and (process := artifacts.writer(plan.folder)):
+                state, note = "running", f"process {process}"
+            elif plan.state == "interrupted":
+                note = f"resume with: {again}"
+            print(f"{plan.stage.name:<10} {'would run' if state == 'run' else state:<12} {note}")
+        return 0
+    runner.run(target, options.force)
+    if verb in ("run", "report"):
+        print(f"results: {runner.links}, page: {runner.links / 'report' / 'report.html'}")
+    return 0
+
+
+def _ledger(run: Path) -> int:
+    from cram.budget import Budget, read_ledger
+
+    path = next((path for path in (run / "pretrain" / "ledger.jsonl", run / "ledger.jsonl", run) if path.is_file()), None)
+    if path is None:
+        raise CramError(f"{run}: no ledger there; give a run's folder such as runs/demo, or a ledger.jsonl")
+    ledger = read_ledger(path)
+    budget = Budget.parse(ledger.budget)
+    print(f"{path}: {len(ledger.rows)} rows, verified (head {ledger.head[:12]})")
+    print(f"budget     {ledger.budget}")
+    print(f"spent      {budget.show(ledger.spent)} ({ledger.fraction:.2%}), "
+          f"{'closed: ' + ledger.reason if ledger.closed else 'not closed: running, or stopped by a crash'}")
+    print(f"sessions   {ledger.sessions}")
+    print(f"work       {ledger.steps} steps, {ledger.tokens} tokens, {ledger.flops:.4g} FLOPs")
+    if ledger.energy_joules is not None:
+        print(f"energy     {ledger.energy_joules / 3.6e6:.4f} kWh")
+    print(f"account    {ledger.seconds:.1f} s charged")
+    for category, seconds in ledger.account.items():
+        print(f"  {category:<11} {seconds:10.1f} s {seconds / max(ledger.seconds, 1e-9):7.1%}")
+    return 0

@@ -1,0 +1,1 @@
+"""What the trained model is worth: held-out loss, baselines, minimal pairs, samples."""

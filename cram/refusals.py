@@ -1,0 +1,177 @@
+"""What a configuration cannot be: ranges, and combinations that contradict each other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Callable, Iterator
+
+from cram.budget import Budget
+from cram.config import COMMAND_LINE, lookup
+from cram.errors import CramError
+from cram.explain import show
+from cram.schema import Config
+
+# A rule is (what to say, test); values of null are never tested.
+Rule = tuple[str, Callable[[Any], bool]]
+COUNT: Rule = ("must be at least 1", lambda x: x >= 1)
+NOT_NEGATIVE: Rule = ("must not be negative", lambda x: x >= 0)
+POSITIVE: Rule = ("must be more than 0", lambda x: x > 0)
+SHARE: Rule = ("must lie between 0 and 1", lambda x: 0 <= x <= 1)
+INSIDE: Rule = ("must lie between 0 and 1, both excluded", lambda x: 0 < x < 1)
+DECAY: Rule = ("must be at least 0 and less than 1", lambda x: 0 <= x < 1)
+
+RANGES: dict[Rule, tuple[str, ...]] = {
+    COUNT: (
+        "data.max_bytes", "data.validation_max_bytes", "data.shard_tokens", "data.filters.max_chars",
+        "data.filters.max_word_length", "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
+        "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "objective.mask_rate_levels",
+        "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
+        "train.threads", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.validation_tokens",
+        "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every"),
+    NOT_NEGATIVE: (
+        "seed", "data.filters.min_chars", "objective.z_loss", "optimizer.weight_decay", "train.reserve",
+        "evaluate.minimal_pairs", "telemetry.usd_per_hour"),
+    POSITIVE: (
+        "data.filters.max_tokens_per_char", "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
+        "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
+        "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "telemetry.heartbeat"),
+    SHARE: (
+        "data.filters.min_alpha_fraction", "data.filters.max_repeated_line_fraction", "objective.mask_token_fraction",
+        "objective.random_token_fraction", "schedule.warmup", "schedule.decay", "schedule.start", "train.batch_ramp"),
+    INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "evaluate.mask_rate"),
+    DECAY: ("optimizer.beta1", "optimizer.beta2", "optimizer.momentum"),
+}
+
+
+def validate(config: Config, places: dict[str, str] | None = None) -> None:
+    """Raise CramError for the first refusal, led by the place where one of its keys was set."""
+    places = places or {}
+    for keys, problem in _refusals(config, places):
+        place = next((places[key] for key in keys if key in places), None)
+        raise CramError(f"{place}: {problem}" if place else problem)
+
+
+def _refusals(config: Config, places: dict[str, str]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(keys concerned, what is wrong and the remedy)."""
+    for (requirement, test), keys in RANGES.items():
+        for key in keys:
+            value = lookup(config, key)
+            if value is not None and not test(value):
+                yield (key,), f"{key} {requirement}, got {show(value)}"
+    yield from _run(config)
+    yield from _data(config, places)
+    yield from _model(config)
+    yield from _objective(config)
+    yield from _schedule(config)
+    yield from _train(config)
+
+
+def _run(config: Config):
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", config.name) or config.name == "artifacts":
+        yield ("name",), f"name '{config.name}' cannot be a folder's name; use letters, digits, '-' and '_' (not 'artifacts')"
+    if not config.out.strip():
+        yield ("out",), "out is empty; give a folder, such as out=runs"
+    if config.seed >= 2**63:
+        yield ("seed",), "seed must be less than 2^63"
+    try:
+        Budget.parse(config.budget)
+    except CramError as error:
+        yield ("budget",), str(error)
+
+
+def _data(config: Config, places: dict[str, str]):
+    data = config.data
+    needed = {"files": "files", "hub": "dataset", "installed-docs": "packages"}
+    for source, name in needed.items():
+        key = f"data.{name}"
+        if data.source == source and not getattr(data, name):
+            yield ("data.source", key), f"data.source={source} needs {key}; add for example {key}=" + {
+                "files": "'texts/*.jsonl'", "dataset": "HuggingFaceFW/fineweb-edu", "packages": "[numpy]"}[name]
+        if data.source != source and places.get(key) == COMMAND_LINE:
+            yield (key,), f"{key} is only read with data.source={source}, but it is {data.source}; add data.source={source}"
+    filters = data.filters
+    if filters.min_chars is not None and filters.max_chars is not None and filters.max_chars < filters.min_chars:
+        yield (("data.filters.max_chars", "data.filters.min_chars"),
+               f"data.filters.max_chars {filters.max_chars} is less than min_chars {filters.min_chars}: no document is left")
+    size = config.tokenizer.vocab_size
+    if size > 65_536:
+        yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is over 65,536, the most that 2-byte shards can hold"
+    if config.tokenizer.type == "bpe" and size < 261:
+        yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is below 261: 256 bytes and 5 special tokens"
+    if size < 6:
+        yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} leaves no room beside the 5 special tokens"
+
+
+def _model(config: Config):
+    model = config.model
+    if model.width % model.heads:
+        yield ("model.width", "model.heads"), f"model.width {model.width} is not a multiple of model.heads {model.heads}"
+    elif model.position == "rope" and model.width // model.heads % 2:
+        yield (("model.heads", "model.width", "model.position"),
+               f"model.position=rope needs an even head dimension, but model.width / model.heads is {model.width // model.heads}")
+    if model.kv_heads and model.heads % model.kv_heads:
+        yield ("model.kv_heads", "model.heads"), f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}"
+    if model.position == "scaled_sinusoidal" and model.width % 2:
+        yield ("model.width", "model.position"), f"model.position=scaled_sinusoidal needs an even model.width, got {model.width}"
+
+
+def _objective(config: Config):
+    objective = config.objective
+    if objective.mask_token_fraction + objective.random_token_fraction > 1:
+        yield (("objective.mask_token_fraction", "objective.random_token_fraction"),
+               "objective.mask_token_fraction and objective.random_token_fraction together exceed 1")
+    if objective.mask_rate_end not in (None, objective.mask_rate) and objective.mask_rate_levels < 2:
+        yield (("objective.mask_rate_levels", "objective.mask_rate_end"),
+               "objective.mask_rate_levels must be at least 2 when objective.mask_rate_end differs from mask_rate")
+    if objective.type == "masked":
+        for blank in config.evaluate.blanks:
+            if "[MASK]" not in blank:
+                yield ("evaluate.blanks",), f"evaluate.blanks: '{blank}' has no [MASK] to fill"
+
+
+def _schedule(config: Config):
+    schedule = config.schedule
+    if schedule.type == "trapezoid" and schedule.warmup + schedule.decay > 1:
+        yield (("schedule.warmup", "schedule.decay"),
+               f"schedule.warmup {schedule.warmup} and schedule.decay {schedule.decay} together exceed 1")
+    if schedule.type in ("one-cycle", "triangle", "cosine") and schedule.warmup == 1:
+        yield ("schedule.warmup",), f"schedule.warmup=1 leaves schedule.type={schedule.type} no room to fall to 0"
+
+
+def _train(config: Config):
+    train, row = config.train, config.train.sequence_length
+    if row < 2:
+        yield ("train.sequence_length",), f"train.sequence_length must be at least 2, got {row}"
+    for name in ("batch_tokens", "batch_start_tokens", "micro_batch_tokens"):
+        tokens = getattr(train, name)
+        if tokens and tokens % row:
+            yield ((f"train.{name}", "train.sequence_length"),
+                   f"train.{name} {tokens} is not a multiple of train.sequence_length {row}; "
+                   f"nearest: {max(round(tokens / row), 1) * row}")
+    micro = train.micro_batch_tokens
+    for name in ("batch_tokens", "batch_start_tokens"):
+        tokens = getattr(train, name)
+        if micro and tokens and tokens % micro:
+            yield (("train.micro_batch_tokens", f"train.{name}"),
+                   f"train.{name} {tokens} is not a multiple of train.micro_batch_tokens {micro}")
+    start = train.batch_start_tokens
+    if train.batch_ramp > 0 and start is None:
+        yield ("train.batch_ramp",), "train.batch_ramp needs train.batch_start_tokens, the batch at the beginning"
+    if train.batch_ramp == 0 and start is not None:
+        yield ("train.batch_start_tokens",), "train.batch_start_tokens is only used with train.batch_ramp above 0; set both"
+    if start and start > train.batch_tokens:
+        yield (("train.batch_start_tokens", "train.batch_tokens"),
+               f"train.batch_start_tokens {start} is more than train.batch_tokens {train.batch_tokens}")
+    if train.checkpoint_every is not None and train.checkpoint_every_steps is not None:
+        yield (("train.checkpoint_every_steps", "train.checkpoint_every"),
+               "train.checkpoint_every and train.checkpoint_every_steps exclude each other; set one to null")
+    if train.validate_every > 1:
+        yield ("train.validate_every",), f"train.validate_every is a share of the budget, at most 1, got {train.validate_every}"
+    for key, tokens in (("train.validation_tokens", train.validation_tokens), ("evaluate.tokens", config.evaluate.tokens)):
+        if tokens < row:
+            yield (key, "train.sequence_length"), f"{key} {tokens} is less than one row (train.sequence_length {row})"
+    if train.precision == "fp16" and train.device == "cpu":
+        yield ("train.precision", "train.device"), "train.precision=fp16 needs a CUDA card; use fp32 with train.device=cpu"
+    if train.replay is not None and not Path(train.replay).is_file():
+        yield ("train.replay",), f"train.replay: no file {train.replay}; give the progress.f64 of a run"

@@ -1,0 +1,194 @@
+"""The report stage: one short page about a run, as Markdown and as self-contained HTML.
+
+Every number comes from a file of the run: ``metrics.jsonl``, the ledger, the manifests, ``scores.json``.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import platform
+import re
+from pathlib import Path
+from typing import Any, Callable
+
+from cram import __version__
+from cram.budget import CATEGORIES, Budget, Summary, read_ledger
+from cram.errors import CramError
+from cram.evaluate.table import score_remarks, score_table
+from cram.explain import differences, explain, show
+from cram.files import replace_durably
+from cram.report_page import INK, to_html, to_markdown
+from cram.schema import Config
+from cram.telemetry import read_metrics
+
+BINS = 200  # points of the smoothed training curve
+
+
+def write_report(config: Config, text_dir: Path, tokenizer_dir: Path, data_dir: Path, pretrain_dir: Path,
+                 evaluate_dir: Path, out: Path, say: Callable[[str], None]) -> None:
+    """Write ``report.md``, ``report.html``, ``curves.svg`` and ``config.yaml`` into ``out``.
+
+    Raises CramError when a file of the run is missing or damaged; the ledger is verified.
+    """
+    text, tokenizer, data = (_read(folder / "manifest.json") for folder in (text_dir, tokenizer_dir, data_dir))
+    scores, samples = _read(evaluate_dir / "scores.json"), _read(evaluate_dir / "samples.json")
+    ledger, rows = read_ledger(pretrain_dir / "ledger.jsonl"), read_metrics(pretrain_dir / "metrics.jsonl")
+    curves = draw_curves(rows, unigram=scores["baselines"]["unigram"]["loss"])
+    blocks = [
+        ("title", f"{config.name}: {config.objective.type} model, {ledger.budget}"),
+        ("text", _summary(config, ledger, rows, scores)),
+        ("section", "Scores"), ("table", *score_table(scores)),
+        *(("text", remark) for remark in score_remarks(scores)), *_phenomena(scores["minimal_pairs"]),
+        ("section", "Loss against budget"),
+        ("figure", "curves", curves, "training and validation loss, and the learning rate, against the budget spent"),
+        ("section", "What it cost"), *_account(config, ledger),
+        ("section", "Samples"), *_samples(samples),
+        ("section", "Data"), *_data(data),
+        ("section", "Configuration"),
+        ("text", "Keys that differ from the defaults; config.yaml beside this page has all of them, with their meanings."),
+        ("table", ["key", "value"], [[key, show(value)] for key, value, _ in differences(config, Config())]),
+        ("section", "Provenance"),
+        ("table", ["what", "value"], _provenance(text, tokenizer, data, pretrain_dir, ledger)),
+        ("section", "Do it again"), ("code", _commands(config)),
+    ]
+    files = {"config.yaml": explain(config) + "\n", "curves.svg": curves.replace(INK, "#888888"),
+             "report.md": to_markdown(blocks), "report.html": to_html(blocks, f"cram: {config.name}")}
+    for name, content in files.items():
+        replace_durably(out / name, content.encode())
+    say(f"report: {Path(config.out) / config.name / 'report' / 'report.html'}")
+
+
+def draw_curves(rows: list[dict], unigram: float) -> str:
+    """Loss and learning rate against the share of the budget spent, as SVG text; INK where the text colour belongs.
+
+    rows: of ``read_metrics``. The training loss is the mean over 1/200 of the budget, so pages stay small.
+    """
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    train = [row for row in rows if row["kind"] == "train"]
+    validation = [row for row in rows if row["kind"] == "validation"]
+    if not train:
+        raise CramError("metrics.jsonl holds no training step; run the pretrain stage again with a larger budget")
+    ink = {name: INK for name in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cram", "font.family": "sans-serif", "font.size": 11,
+                                "axes.spines.top": False, "axes.spines.right": False, **ink}):
+        figure = Figure(figsize=(6.2, 5), layout="constrained")
+        FigureCanvasSVG(figure)
+        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+        loss.plot(*_smooth(train, "loss"), color="#4c8bd6", label="training (mean over 0.5% of the budget)")
+        loss.plot([100 * row["progress"] for row in validation], [row["loss"] for row in validation], "o-", markersize=4,
+                  color="#e0802f", label="validation")
+        loss.axhline(unigram, color=INK, linestyle="--", linewidth=1, label="unigram, held-out text")
+        loss.set_ylabel("nats per predicted token")
+        loss.legend(frameon=False)
+        for name, label, colour in (("lr", "AdamW", "#4c8bd6"), ("muon_lr", "Muon", "#5fa55a")):
+            points = [row for row in train if row.get(name) is not None]
+            peak = max((row[name] for row in points), default=0.0)
+            if peak > 0:
+                rate.plot([100 * row["progress"] for row in points][::_stride(points)],
+                          [row[name] / peak for row in points][::_stride(points)], color=colour,
+                          label=f"{label}, peak {peak:.3g}", linewidth=4 if name == "lr" else 1.5)
+        rate.set(xlabel="budget spent, %", ylabel="learning rate\n/ peak", xlim=(0, 100))
+        if rate.lines:
+            rate.legend(frameon=False, loc="lower left")
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+
+
+def _smooth(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
+    bins: dict[int, list[tuple[float, float]]] = {}
+    for row in rows:
+        bins.setdefault(min(int(BINS * row["progress"]), BINS - 1), []).append((100 * row["progress"], row[name]))
+    x, y = zip(*(map(lambda column: sum(column) / len(column), zip(*points)) for _, points in sorted(bins.items())))
+    return list(x), list(y)
+
+
+def _stride(rows: list[dict]) -> int:
+    return max(1, len(rows) // (2 * BINS))
+
+
+def _summary(config: Config, ledger: Summary, rows: list[dict], scores: dict) -> str:
+    plan = next((row for row in reversed(rows) if row["kind"] == "plan"), {})
+    budget, held_out = Budget.parse(ledger.budget), scores["held_out"]
+    size = f"{plan['parameters'] / 1e6:.1f} million parameters on {plan['device']}, " if plan else ""
+    found = (f"{held_out['bits_per_byte']:.3f} bits per byte" if held_out.get("bits_per_byte") is not None
+             else f"{held_out['loss']:.3f} nats per token, accuracy {100 * held_out['accuracy']:.1f}%")
+    return (f"{size}{budget.show(ledger.spent)} of {ledger.budget} spent ({100 * ledger.fraction:.1f}%), "
+            f"{ledger.steps:,} steps, {ledger.tokens:,} tokens. On held-out text: {found}; "
+            f"loss {100 * scores['gain_over_unigram']:.1f}% below unigram.")
+
+
+def _phenomena(pairs: dict) -> list[tuple]:
+    if "skipped" in pairs:
+        return []
+    rows = [[name, f"{100 * row['accuracy']:.0f}%", f"{100 * row['low']:.0f} to {100 * row['high']:.0f}", f"{row['pairs']:,}"]
+            for name, row in pairs["phenomena"].items()]
+    return [("details", "by phenomenon", [("table", ["phenomenon", "right", "95% interval", "pairs"], rows)])]
+
+
+def _account(config: Config, ledger: Summary) -> list[tuple]:
+    rows = [[name, f"{ledger.account[name]:,.1f}", f"{100 * ledger.account[name] / ledger.seconds:.1f}%"] for name in CATEGORIES]
+    facts = [f"{ledger.sessions} session{'s' * (ledger.sessions != 1)}", f"ended by: {ledger.reason or 'not closed'}",
+             f"lost work {ledger.account['lost']:.1f} s"]
+    if ledger.energy_joules is not None:
+        facts.append(f"energy {ledger.energy_joules / 3.6e6:.3f} kWh")
+    if config.telemetry.usd_per_hour is not None:
+        facts.append(f"cost {ledger.seconds / 3600 * config.telemetry.usd_per_hour:.2f} USD")
+    return [("table", ["charged to", "seconds", "share"], [*rows, ["together", f"{ledger.seconds:,.1f}", "100%"]]),
+            ("text", "; ".join(facts) + ".")]
+
+
+def _samples(samples: list[dict]) -> list[tuple]:
+    blocks: list[tuple] = []
+    for sample in samples:
+        if "text" in sample:
+            blocks += [("text", f"{sample['prompt']} ... (temperature {sample['temperature']:g})"), ("code", sample["text"])]
+        else:
+            blanks = [", ".join(f"{guess['token'].strip() or repr(guess['token'])} {100 * guess['probability']:.0f}%"
+                                for guess in blank)
+                      for blank in sample["blanks"]]
+            blocks.append(("code", sample["sentence"] + "".join(f"\n    {blank}" for blank in blanks)))
+    return blocks
+
+
+def _data(data: dict) -> list[tuple]:
+    funnel = [[row["rule"], _count(row, "documents"), _count(row, "bytes")] for row in data["funnel"]]
+    splits = [[name, f"{split['documents']:,}", f"{split['bytes']:,}", f"{split['tokens']:,}",
+               f"{split['bytes'] / max(1, split['tokens']):.2f}"] for name, split in data["splits"].items()]
+    return [("table", ["rule", "documents", "bytes"], funnel),
+            ("table", ["split", "documents", "bytes", "tokens", "bytes per token"], splits)]
+
+
+def _count(row: dict, unit: str) -> str:
+    number = row[unit] if unit in row else -row["dropped_" + unit]
+    return f"{number:,}".replace("-", "−")
+
+
+def _provenance(text: dict, tokenizer: dict, data: dict, pretrain_dir: Path, ledger: Summary) -> list[list[str]]:
+    rows = [[f"source: {key}", show(value)] for key, value in text["source"].items()]
+    rows.append(["tokenizer", f"{data['vocab_size']:,} tokens, sha256 {data['tokenizer_sha256']}"])
+    for path in sorted(pretrain_dir.glob("checkpoints/step-*[0-9]/manifest.json"))[-1:]:
+        made = _read(path)
+        rows.append(["weights", f"step {made['step']:,}, xxh3-128 {made['xxh3_128']}, torch {made['torch']}"])
+    return [*rows, ["run", ledger.run_id], ["ledger head", ledger.head],
+            ["written by", f"cram {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]]
+
+
+def _commands(config: Config) -> str:
+    folder = Path(config.out) / config.name
+    return (f"# all stages; those that are finished are skipped\nscripts/run {folder / 'report' / 'config.yaml'}\n\n"
+            f"# verify the ledger; its head must be the one above\ncram ledger {folder}\n\n"
+            f"# the curves\ntensorboard --logdir {folder / 'pretrain' / 'tensorboard'}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise CramError(f"{path}: missing; run the stage that writes it again") from error
+    except ValueError as error:
+        raise CramError(f"{path}: not JSON ({error}); run the stage that writes it again with --force") from error

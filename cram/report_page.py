@@ -1,0 +1,83 @@
+"""A page as a list of blocks, rendered as Markdown and as self-contained HTML.
+
+Blocks are tuples: ("title" | "section", text), ("text", text), ("table", header, rows),
+("code", text), ("figure", name, svg, alternative text), ("details", summary, blocks).
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from typing import Iterable
+
+INK = "#010203"  # drawn in figures where the page's text colour belongs
+NUMBER = r"[−\d.,%]*"  # columns of these are set flush right
+STYLE = """
+:root { color-scheme: light dark; --line: #ccc; --soft: #f4f4f2; }
+@media (prefers-color-scheme: dark) { :root { --line: #444; --soft: #22252a; } body { background: #16181c; color: #ddd; } }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; padding: 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
+.wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+.wide + .wide { margin-top: 1.2rem; } th, td { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top;
+  border-bottom: 1px solid var(--line); } .n { text-align: right; font-variant-numeric: tabular-nums; }
+td:last-child { overflow-wrap: anywhere; }
+pre { background: var(--soft); padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
+svg { width: 100%; height: auto; } summary { cursor: pointer; }
+"""
+
+
+def to_markdown(blocks: Iterable[tuple]) -> str:
+    """GitHub-flavoured Markdown; figures are files beside the page."""
+    parts = []
+    for kind, *rest in blocks:
+        if kind in ("title", "section"):
+            parts.append(f"{'#' if kind == 'title' else '##'} {rest[0]}")
+        elif kind == "text":
+            parts.append(_escape(rest[0]))
+        elif kind == "table":
+            header, rows = rest
+            lines = [header, ["---"] * len(header), *rows]
+            parts.append("\n".join("| " + " | ".join(_escape(cell).replace("|", "\\|") if line is not lines[1] else cell
+                                                     for cell in line) + " |" for line in lines))
+        elif kind == "code":
+            fence = "`" * max(3, 1 + max(map(len, re.findall("`+", rest[0])), default=0))
+            parts.append(f"{fence}\n{rest[0]}\n{fence}")
+        elif kind == "figure":
+            parts.append(f"![{rest[2]}]({rest[0]}.svg)")
+        else:
+            parts.append(f"<details><summary>{html.escape(rest[0])}</summary>\n\n{to_markdown(rest[1])}\n</details>")
+    return "\n\n".join(parts) + "\n"
+
+
+def to_html(blocks: Iterable[tuple], title: str) -> str:
+    """One file that asks nothing of the network, for narrow and wide screens, light and dark."""
+    return (f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body>\n{_body(blocks)}\n</body></html>\n")
+
+
+def _body(blocks: Iterable[tuple]) -> str:
+    parts = []
+    for kind, *rest in blocks:
+        if kind in ("title", "section", "text"):
+            tag = {"title": "h1", "section": "h2", "text": "p"}[kind]
+            parts.append(f"<{tag}>{html.escape(rest[0])}</{tag}>")
+        elif kind == "table":
+            header, rows = rest
+            side = [' class="n"' if all(re.fullmatch(NUMBER, cell) for cell in column) else "" for column in zip(*rows)]
+            lines = ["".join(f"<{tag}{at}>{html.escape(cell)}</{tag}>" for cell, at in zip(line, side or [""] * len(line)))
+                     for line, tag in [(header, "th"), *((row, "td") for row in rows)]]
+            parts.append('<div class="wide"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>")
+        elif kind == "code":
+            parts.append(f"<pre>{html.escape(rest[0])}</pre>")
+        elif kind == "figure":
+            drawing = rest[1][rest[1].index("<svg"):].replace(INK, "currentColor")
+            parts.append(f'<figure role="img" aria-label="{html.escape(rest[2])}" style="margin:0">{drawing}</figure>')
+        else:
+            parts.append(f"<details><summary>{html.escape(rest[0])}</summary>{_body(rest[1])}</details>")
+    return "\n".join(parts)
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return "".join("\\" + c if c in "\\`*_[]<>" else c for c in text).replace("\n", " ")

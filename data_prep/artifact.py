@@ -1,0 +1,53 @@
+"""Files of a stage's output folder: small JSON documents, and making all of it durable."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from data_prep.errors import DataError
+
+
+def sync(path: Path) -> None:
+    """Flush a file or folder to the disk (fsync)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_manifest(folder: Path, content: dict[str, Any]) -> None:
+    """Make every file of ``folder`` durable, then add ``manifest.json`` in one step.
+
+    The manifest is written last, so a folder that has one has all its data.
+    """
+    for path in sorted(folder.iterdir()):
+        sync(path)
+    temporary = folder / "manifest.json.tmp"
+    with open(temporary, "w", encoding="utf-8") as file:
+        json.dump(content, file, indent=1, ensure_ascii=False)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, folder / "manifest.json")
+    sync(folder)
+
+
+def read_manifest(folder: Path, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:
+    """The manifest of ``folder``; DataError when it is missing, torn or of another kind.
+
+    ``kind`` names what was expected (for the message), ``keys`` are those it must have.
+    """
+    path = Path(folder) / "manifest.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{path}: missing, so {folder} holds no finished {kind}; run that stage again") from None
+    except ValueError as error:
+        raise DataError(f"{path}: no readable JSON ({error}); run the stage that wrote the {kind} again") from None
+    if not isinstance(content, dict) or content.get("version") != 1 or not all(key in content for key in keys):
+        raise DataError(f"{path}: not the manifest of a {kind} (version 1); point to the folder that stage wrote")
+    return content

@@ -1,0 +1,48 @@
+"""Where text comes from. A source is a provenance record and a stream of Arrow record batches.
+
+``batches`` have the columns text and origin (batches.py). Nothing is read before the first batch is
+asked for, except what it takes to see that the source exists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Iterator
+
+import pyarrow as pa
+
+from data_prep.errors import DataError
+from data_prep.sources.batches import batched
+from data_prep.sources.docstrings import find_package, read_docstrings
+from data_prep.sources.files import describe, expand, read_files
+from data_prep.sources.hub import read_hub, read_mirror
+
+
+@dataclass
+class Source:
+    """provenance: JSON-able facts for the manifest. batches: the documents, once."""
+
+    provenance: dict[str, Any]
+    batches: Iterator[pa.RecordBatch]
+
+
+def open_source(data: Any) -> Source:
+    """The source that the ``data`` section names; DataError when it is missing."""
+    if data.source == "installed-docs":
+        if not data.packages:
+            raise DataError("data.packages is empty; name installed packages, as in data.packages=[torch,numpy]")
+        packages = [find_package(name) for name in dict.fromkeys(data.packages)]
+        provenance = {"packages": {package.name: package.version for package in packages}}
+        return Source({"source": "installed-docs", **provenance}, batched(read_docstrings(packages)))
+    if data.source == "files":
+        paths = expand(list(data.files))
+        return Source({"source": "files", "text_field": data.text_field, "files": describe(paths)},
+                      read_files(paths, data.text_field))
+    if data.source == "hub":
+        if not data.dataset:
+            raise DataError("data.dataset is not set; name a Hugging Face dataset, "
+                            "as in data.dataset=HuggingFaceFW/fineweb-edu")
+        provenance, batches = read_mirror(data) if data.mirror else read_hub(data)
+        return Source({"source": "hub", "dataset": data.dataset, "subset": data.subset, "split": data.split,
+                       "text_field": data.text_field, **provenance}, batches)
+    raise DataError(f"data.source: {data.source!r} is unknown; known are installed-docs, files, hub")

@@ -1,0 +1,93 @@
+"""batch = f(seed, step): the same whoever asks, every token once an epoch, documents kept apart."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cram.batches import Batches, document_bounds
+from cram.errors import CramError
+from cram.objective import IGNORE
+from cram.schema import Objective
+
+CLS, SEP = 2, 3
+
+
+class FakeShards:
+    """Documents of random lengths in memory, with the interface of data_prep.shards.Shards."""
+
+    def __init__(self, documents=40, seed=0):
+        rng = np.random.default_rng(seed)
+        parts = [np.array([CLS, *rng.integers(5, 1000, rng.integers(0, 50)), SEP]) for _ in range(documents)]
+        self.tokens = np.concatenate(parts).astype(np.uint16)
+        self.n_tokens, self.vocab_size = len(self.tokens), 1000
+        self.special = {"pad": 0, "unk": 1, "cls": CLS, "sep": SEP, "mask": 4}
+
+    def read(self, start, stop):
+        return self.tokens[start:stop]
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.integers(2, 6), min_size=8, max_size=8), min_size=1, max_size=4))
+def test_document_bounds_equal_a_slow_scan(rows):
+    ids = np.array(rows, dtype=np.uint16)
+    start, end = document_bounds(ids, CLS)
+    for r, row in enumerate(rows):
+        opens = [i for i in range(8) if i == 0 or row[i] == CLS] + [8]
+        for i in range(8):
+            a = max(o for o in opens[:-1] if o <= i)
+            b = min(o for o in opens if o > i)
+            assert (start[r * 8 + i], end[r * 8 + i]) == (r * 8 + a, r * 8 + b)
+
+
+def test_an_epoch_holds_every_row_once_and_the_next_is_ordered_anew():
+    shards = FakeShards()
+    batches = Batches(shards, Objective(type="causal"), row=16, seed=1)
+    first, second = batches.read_rows(0, batches.rows), batches.read_rows(batches.rows, batches.rows)
+    expected = shards.tokens[:batches.rows * 16].reshape(-1, 16)
+    for epoch in (first, second):
+        assert sorted(map(tuple, epoch[:, :-1])) == sorted(map(tuple, expected))
+    assert not np.array_equal(first, second)
+    batches.close()
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_a_batch_is_a_function_of_seed_and_step(kind):
+    shards = FakeShards()
+    shape = dict(micro_batches=2, micro_rows=4, mask_rate=0.3)
+    straight = Batches(shards, Objective(type=kind), row=16, seed=1)
+    wanted = [straight.step(step, step * 8, **shape) for step in range(20)][13]
+    resumed = Batches(shards, Objective(type=kind), row=16, seed=1)
+    resumed.step(3, 24, **{**shape, "micro_rows": 2})  # something else prepared in the background
+    again = resumed.step(13, 13 * 8, **shape, prefetch=False)
+    other = Batches(shards, Objective(type=kind), row=16, seed=2).step(13, 13 * 8, **shape, prefetch=False)
+    for a, b in zip(wanted, again):
+        assert a.ids_N.equal(b.ids_N) and a.labels_K.equal(b.labels_K) and a.predicted == b.predicted
+        assert a.documents.start_N.equal(b.documents.start_N)
+    assert not wanted[0].ids_N.equal(other[0].ids_N)
+    straight.close(), resumed.close()
+
+
+def test_causal_labels_are_the_next_tokens_within_documents():
+    shards = FakeShards()
+    batch = Batches(shards, Objective(type="causal"), row=16, seed=0).step(
+        0, 0, micro_batches=1, micro_rows=8, mask_rate=0.0, prefetch=False)[0]
+    ids, labels = batch.ids_N.numpy(), batch.labels_K.numpy()
+    assert batch.positions_K is None and batch.predicted == (labels != IGNORE).sum()
+    assert ((labels == IGNORE) == (ids == SEP)).all()  # only after a document's end is nothing predicted
+    inner = np.arange(len(ids) - 1) % 16 != 15
+    known = (labels[:-1] != IGNORE) & inner
+    assert (labels[:-1][known] == ids[1:][known]).all()
+
+
+def test_the_number_of_predictions_is_fixed():
+    batches = Batches(FakeShards(), Objective(), row=16, seed=0)
+    for step in range(5):
+        micro, = batches.step(step, step * 8, micro_batches=1, micro_rows=8, mask_rate=0.3)
+        assert len(micro.positions_K) == len(micro.labels_K) == round(0.3 * 128)
+    batches.close()
+
+
+def test_a_corpus_shorter_than_a_row_is_refused():
+    with pytest.raises(CramError, match="train.sequence_length"):
+        Batches(FakeShards(documents=1), Objective(), row=4096, seed=0)

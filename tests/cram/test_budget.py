@@ -1,0 +1,241 @@
+"""The ledger: nothing spent is forgotten, nothing edited goes unnoticed, under any crash schedule."""
+
+import json
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cram.budget import CATEGORIES, Budget, Ledger, read_ledger
+from cram.errors import CramError
+
+
+class FakeClock:
+    def __init__(self):
+        self.now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+def die(ledger):
+    """What kill -9 leaves: no closing row, no thread."""
+    ledger._stop.set()
+    ledger._thread.join()
+
+
+@pytest.mark.parametrize("text, kind, amount", [
+    ("24h", "time", 86400), ("10m", "time", 600), ("90s", "time", 90), ("1h30m", "time", 5400), ("0.5h", "time", 1800),
+    ("3e18 flops", "flops", 3e18), ("2e9 tokens", "tokens", 2e9), ("500 steps", "steps", 500), ("500steps", "steps", 500)])
+def test_budget_is_read(text, kind, amount):
+    budget = Budget.parse(text)
+    assert (budget.kind, budget.amount) == (kind, amount)
+
+
+@pytest.mark.parametrize("text, remedy", [
+    ("0s", "more than zero"), ("-1h", "more than zero"), ("24", "24h"), ("24 bananas", "not understood"),
+    ("", "not understood"), ("1e999 flops", "finite"), ("2.5 steps", "whole"), ("h", "not understood"), ("nan h", "not")])
+def test_budget_is_refused_with_the_remedy(text, remedy):
+    with pytest.raises(CramError, match=remedy):
+        Budget.parse(text)
+
+
+def test_every_second_belongs_to_one_category(tmp_path):
+    clock = FakeClock()
+    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run", clock=clock)
+    clock.now += 3
+    ledger.switch("steps")
+    clock.now += 10
+    with ledger.account("validation"):
+        clock.now += 2
+        with ledger.account("saving"):
+            clock.now += 1
+    clock.now += 4
+    ledger.count(steps=7, tokens=70, flops=7e9)
+    ledger.close("finished")
+    summary = read_ledger(tmp_path / "ledger.jsonl")
+    assert summary.account == {"setup": 3, "compile": 0, "steps": 14, "validation": 2, "saving": 1, "data_wait": 0, "lost": 0}
+    assert summary.seconds == summary.spent == 20 and summary.fraction == 0.2
+    assert (summary.steps, summary.tokens, summary.flops) == (7, 70, 7e9)
+    assert summary.closed and summary.reason == "finished"
+
+
+def test_a_crash_costs_the_time_since_the_checkpoint_plus_one_heartbeat(tmp_path):
+    path, clock = tmp_path / "ledger.jsonl", FakeClock()
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=1000.0, clock=clock)
+    ledger.resume(0)
+    ledger.switch("steps")
+    clock.now += 10
+    ledger.count(steps=5, tokens=50)
+    ledger.checkpoint(5)
+    clock.now += 7
+    ledger.count(steps=3, tokens=30)
+    ledger._append("heartbeat")
+    clock.now += 2  # never written down
+    die(ledger)
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert rows[0]["heartbeat"] == 1000.0
+    clock.now += 5000  # the machine was off: not charged
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=5.0, clock=clock)
+    # one interval would be 1000 s; a live session would have stopped at the end of the budget
+    assert ledger.seconds == 100
+    lost = ledger.resume(5)
+    assert lost == pytest.approx(90)
+    assert ledger.account_seconds["steps"] == 10 and ledger.account_seconds["lost"] == pytest.approx(90)
+    ledger.close("finished")
+    assert read_ledger(path).steps == 5
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["work", "beat", "save", "crash", "close"]), st.floats(0.0, 4.9)), max_size=40))
+def test_charged_time_is_never_less_than_device_time_under_any_crash_schedule(tmp_path_factory, events):
+    """Sessions whose heartbeats come on time: charged >= truly used, and categories sum to the total."""
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    clock, interval, used, step, saved, crashes = FakeClock(), 5.0, 0.0, 0, 0, 0
+    budget = Budget.parse("1000h")
+
+    def start():
+        ledger = Ledger(path, budget, "run", heartbeat=interval, clock=clock)
+        ledger.resume(saved)
+        ledger.switch("steps")
+        return ledger
+    ledger, silent = start(), 0.0
+    for event, seconds in events:
+        if silent + seconds >= interval:
+            ledger._append("heartbeat")
+            silent = 0.0
+        clock.now += seconds
+        used += seconds
+        silent += seconds
+        if event == "beat":
+            ledger._append("heartbeat")
+            silent = 0.0
+        elif event == "save":
+            step += 1
+            ledger.count(steps=1)
+            ledger.checkpoint(step)
+            saved, silent = step, 0.0
+        elif event in ("crash", "close"):
+            die(ledger) if event == "crash" else ledger.close("interrupted")
+            crashes += event == "crash"
+            clock.now += 1000.0  # nobody holds the device
+            ledger, silent, step = start(), 0.0, saved
+    assert used - 1e-3 <= ledger.seconds <= used + interval * crashes + 1e-3
+    ledger.close("finished")
+    summary = read_ledger(path)
+    assert summary.seconds == pytest.approx(sum(summary.account.values()))
+    assert summary.steps == saved if events and events[-1][0] in ("crash", "close") else summary.steps >= 0
+    assert set(summary.account) == set(CATEGORIES)
+
+
+def finished_ledger(path):
+    clock = FakeClock()
+    ledger = Ledger(path, Budget.parse("100s"), "run", clock=clock, heartbeat=1000.0)
+    for step in range(1, 6):
+        clock.now += 3
+        ledger.count(steps=1)
+        ledger.checkpoint(step)
+    ledger.close("finished")
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def test_editing_any_line_is_detected_and_named(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    lines = finished_ledger(path)
+    for number in range(len(lines)):
+        edited = lines.copy()
+        edited[number] = edited[number].replace(b'"steps": ', b'"steps": 1', 1)
+        path.write_bytes(b"".join(edited))
+        with pytest.raises(CramError, match=rf"ledger.jsonl:{number + 1}: was edited"):
+            read_ledger(path)
+
+
+def test_deleting_or_swapping_any_line_is_detected(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    lines = finished_ledger(path)
+    for number in range(len(lines)):
+        path.write_bytes(b"".join(lines[:number] + lines[number + 1:]))
+        with pytest.raises(CramError, match="ledger.jsonl"):
+            read_ledger(path)
+        if number:
+            swapped = lines.copy()
+            swapped[number - 1], swapped[number] = swapped[number], swapped[number - 1]
+            path.write_bytes(b"".join(swapped))
+            with pytest.raises(CramError, match=rf"ledger.jsonl:{number}: does not follow"):
+                read_ledger(path)
+    for keep in range(len(lines)):  # rows cut off at the end
+        path.write_bytes(b"".join(lines[:keep]))
+        with pytest.raises(CramError, match="deleted at the end|empty ledger"):
+            read_ledger(path)
+
+
+def test_recomputed_hashes_contradict_the_head(tmp_path):
+    from cram.budget import row_hash
+    path = tmp_path / "ledger.jsonl"
+    rows = [json.loads(line) for line in finished_ledger(path)]
+    previous = ""
+    for row in rows:
+        row.update(seconds=row["seconds"] / 2, prev=previous)
+        row["hash"] = previous = row_hash(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(CramError, match="rewritten"):
+        read_ledger(path)
+
+
+def test_flipping_any_byte_is_detected(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    content = b"".join(finished_ledger(path))
+    for position in range(0, len(content), 7):
+        path.write_bytes(content[:position] + bytes([content[position] ^ 1]) + content[position + 1:])
+        with pytest.raises(CramError):
+            read_ledger(path)
+
+
+def test_a_torn_last_line_is_no_row_and_is_cut(tmp_path):
+    path, clock = tmp_path / "ledger.jsonl", FakeClock()
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=2.0, clock=clock)
+    clock.now += 1
+    ledger._append("heartbeat")
+    die(ledger)
+    with open(path, "ab") as file:
+        file.write(b'{"account": {"comp')
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=2.0, clock=clock)
+    assert ledger.seconds == pytest.approx(3.0)
+    ledger.close("interrupted")
+    read_ledger(path)
+
+
+def test_missing_head_and_foreign_runs_are_refused(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    finished_ledger(path)
+    with pytest.raises(CramError, match="has ended"):
+        Ledger(path, Budget.parse("100s"), "run")
+    with pytest.raises(CramError, match="use another output folder"):
+        Ledger(path, Budget.parse("200s"), "run")
+    path.with_suffix(".head").unlink()
+    with pytest.raises(CramError, match="missing or damaged"):
+        read_ledger(path)
+
+
+def test_heartbeats_come_by_themselves(tmp_path):
+    import time
+    path = tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=0.02)
+    time.sleep(0.5)
+    ledger.close("interrupted")
+    beats = [row for row in read_ledger(path).rows if row["kind"] == "heartbeat"]
+    assert len(beats) >= 3 and not math.isnan(beats[-1]["seconds"])
+
+
+def test_world_size_multiplies_time_and_energy_adds_up(tmp_path):
+    path, clock, joules = tmp_path / "ledger.jsonl", FakeClock(), [50.0]
+    for _ in range(2):
+        ledger = Ledger(path, Budget.parse("100s"), "run", world_size=4, clock=clock, energy=lambda: joules[0])
+        ledger.resume(0)
+        clock.now += 2
+        joules[0] += 30.0
+        ledger.close("interrupted")
+        joules[0] += 1000.0  # somebody else used the card
+    summary = read_ledger(path)
+    assert summary.seconds == 16 and summary.energy_joules == 60.0

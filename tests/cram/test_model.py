@@ -1,0 +1,100 @@
+"""The Transformer: published sizes, agreement with transformers, and what must not depend on packing."""
+
+import pytest
+import torch
+
+from cram.config import load
+from cram.model import build, mlp_width
+from cram.ops import Documents
+from cram.schema import Model
+
+
+def documents(*lengths, row=None):
+    ends = torch.tensor(lengths).cumsum(0)
+    end = torch.repeat_interleave(ends, torch.tensor(lengths)).int()
+    start = torch.repeat_interleave(ends - torch.tensor(lengths), torch.tensor(lengths)).int()
+    return Documents(start, end, row or sum(lengths))
+
+
+def test_crammed_bert_has_the_published_number_of_parameters():
+    config = load("cramming2022")
+    assert build(config.model, config.tokenizer.vocab_size, causal=False).parameter_count() == 119_589_889
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("changes", [
+    {}, {"mlp": "relu2"}, {"mlp": "swiglu", "kv_heads": 1}, {"mlp": "gelu", "norm": "layernorm", "bias": True},
+    {"tied": False, "logit_softcap": 5.0}, {"window": 2}, {"qk_norm": False, "position": "none"}])
+def test_a_document_scores_the_same_alone_and_packed(causal, changes):
+    model = build(Model(layers=2, width=32, heads=2, zero_init=False, init_std=0.3, **changes), 50, causal, seed=0).eval()
+    ids = torch.randint(0, 50, (16,), generator=torch.Generator().manual_seed(0))
+    packed = model.logits(model(ids, documents(5, 4, 7)))
+    for a, b in ((0, 5), (5, 9), (9, 16)):
+        alone = model.logits(model(ids[a:b], documents(b - a)))
+        torch.testing.assert_close(packed[a:b], alone, rtol=1e-4, atol=1e-4)
+
+
+def test_causal_sees_no_future_and_masked_does():
+    ids = torch.arange(8)
+    for causal in (True, False):
+        model = build(Model(layers=2, width=32, heads=2, zero_init=False, init_std=0.3), 50, causal, seed=0)
+        before, after = model(ids, documents(8)), model(torch.cat([ids[:7], torch.tensor([49])]), documents(8))
+        assert torch.equal(before[:7], after[:7]) == causal
+
+
+def test_without_document_mask_attention_crosses_but_rows_still_hold():
+    model = build(Model(layers=1, width=32, heads=2, zero_init=False, init_std=0.3, document_mask=False), 50, False, seed=0)
+    ids = torch.arange(8)
+    before = model(ids, documents(2, 2, 2, 2, row=4))
+    ids[3] = 40
+    after = model(ids, documents(2, 2, 2, 2, row=4))
+    assert not torch.allclose(before[0], after[0]) and torch.equal(before[4:], after[4:])
+
+
+def test_equals_hugging_face_llama():
+    """An independent implementation of pre-norm, RoPE, SwiGLU and grouped-query attention."""
+    transformers = pytest.importorskip("transformers")
+    ours = build(Model(layers=2, width=32, heads=4, kv_heads=2, mlp="swiglu", mlp_width=48, qk_norm=False,
+                       embedding_norm=False, tied=False, zero_init=False, init_std=0.2), 50, True, seed=0).eval()
+    theirs = transformers.LlamaForCausalLM(transformers.LlamaConfig(
+        vocab_size=50, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, rms_norm_eps=1e-6, tie_word_embeddings=False)).eval()
+    names = {"embed_tokens": "embedding", "self_attn.q_proj": "attention.q", "self_attn.k_proj": "attention.k",
+             "self_attn.v_proj": "attention.v", "self_attn.o_proj": "attention.out", "mlp.gate_proj": "mlp.gate",
+             "mlp.up_proj": "mlp.up", "mlp.down_proj": "mlp.down", "input_layernorm": "attention_norm",
+             "post_attention_layernorm": "mlp_norm", "model.norm": "final_norm", "lm_head": "head", "model.layers": "blocks",
+             "model.embedding": "embedding"}
+    state = {}
+    for name in theirs.state_dict():
+        key = name
+        for old, new in names.items():
+            key = key.replace(old, new)
+        state[name] = ours.state_dict()[key]
+    theirs.load_state_dict(state)
+    ids = torch.randint(0, 50, (20,), generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(ours.logits(ours(ids, documents(20))), theirs(ids[None]).logits[0], rtol=1e-4, atol=1e-4)
+
+
+def test_parameters_and_flops_are_counted_as_torch_counts_them():
+    from torch.utils.flop_counter import FlopCounterMode
+    config = Model(layers=2, width=64, heads=2, mlp="relu2")
+    model = build(config, 128, causal=False, seed=0)
+    ids, row = torch.arange(128) % 128, 32
+    with FlopCounterMode(display=False) as counter:
+        hidden = model(ids, documents(*[row] * 4, row=row))
+        model.logits(hidden[:32]).sum().backward()
+    # torch counts one backward product less for the first layer's input, which is no leaf here: the difference is none
+    assert counter.get_total_flops() == pytest.approx(model.flops_per_token(row, 0.25) * 128, rel=0.12)
+
+
+def test_building_leaves_the_global_generator_alone_and_repeats():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first = build(Model(layers=1, width=32, heads=2), 50, True, seed=3)
+    assert torch.equal(before, torch.get_rng_state())
+    second = build(Model(layers=1, width=32, heads=2), 50, True, seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters()))
+
+
+def test_mlp_width_follows_the_rule():
+    assert mlp_width(Model(width=768, mlp="geglu")) == 2048 and mlp_width(Model(width=768, mlp="gelu")) == 3072
