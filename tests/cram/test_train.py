@@ -1,0 +1,228 @@
+"""The loop: budgets kept, bits repeated, kills survived. Real child processes where a process must die."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from cram import checkpoint
+from cram.budget import read_ledger
+from cram.errors import CramError
+from cram.interrupt import Interrupted
+from cram.telemetry import read_metrics
+from cram.train import pretrain
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from cram.config import from_dict
+from cram.train import pretrain
+config, data, tokenizer, run = sys.argv[1:]
+pretrain(from_dict(json.loads(config)), Path(data), Path(tokenizer), Path(run), "run", lambda line: print(line, flush=True))
+"""
+
+
+@pytest.fixture(autouse=True)
+def _restore_torch():
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(False)
+
+
+def run(config, tiny, folder, run_id="run", said=None):
+    pretrain(config, tiny["data"], tiny["tokenizer"], folder, run_id, (said if said is not None else []).append)
+    return weights(folder)
+
+
+def weights(folder):
+    return checkpoint.load_newest(folder / "checkpoints", "run", print)["model"]
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def child(config, tiny, folder):
+    from cram.config import to_dict
+    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tiny["data"]),
+                             str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+def test_a_step_budget_is_used_exactly_and_the_loss_falls(tiny, small_config, tmp_path, objective):
+    run(small_config(f"objective.type={objective}", budget="40 steps"), tiny, tmp_path)
+    ledger = read_ledger(tmp_path / "ledger.jsonl")
+    rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert ledger.spent == 40 and ledger.reason == "finished" and ledger.tokens == 40 * 512
+    assert rows[-1]["progress"] == 1.0 and rows[-1]["lr"] == 0.0 == rows[-1]["muon_lr"]
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    progress = np.fromfile(tmp_path / "progress.f64")
+    assert len(progress) == 40 and (np.diff(progress) > 0).all() and progress[-1] == 1.0
+    assert sum(row["kind"] == "validation" for row in read_metrics(tmp_path / "metrics.jsonl")) == 9
+
+
+@pytest.mark.parametrize("budget, kind", [("10000 tokens", "tokens"), ("3e9 flops", "flops")])
+def test_token_and_flop_budgets_are_never_exceeded(tiny, small_config, tmp_path, budget, kind):
+    run(small_config(budget=budget), tiny, tmp_path)
+    ledger = read_ledger(tmp_path / "ledger.jsonl")
+    one_step = ledger.spent / ledger.steps
+    assert ledger.kind == kind and ledger.amount - one_step < ledger.spent <= ledger.amount
+
+
+def test_a_time_budget_is_spent_but_never_exceeded_and_its_record_replays_bit_for_bit(tiny, small_config, tmp_path):
+    clocked = run(small_config(budget="6s"), tiny, tmp_path / "clock")
+    ledger = read_ledger(tmp_path / "clock" / "ledger.jsonl")
+    assert 0.85 < ledger.fraction <= 1.0 and ledger.reason == "finished"
+    assert sum(ledger.account.values()) == pytest.approx(ledger.seconds)
+    progress = np.fromfile(tmp_path / "clock" / "progress.f64")
+    assert progress[-1] == 1.0 and len(progress) == ledger.steps
+    replayed = run(small_config(f"train.replay={tmp_path}/clock/progress.f64", budget=f"{ledger.steps} steps"), tiny,
+                   tmp_path / "replay")
+    assert same(clocked, replayed)
+    with pytest.raises(CramError, match="set budget='"):
+        run(small_config(f"train.replay={tmp_path}/clock/progress.f64", budget="3 steps"), tiny, tmp_path / "wrong")
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+@pytest.mark.parametrize("micro", [512, 128])
+def test_killed_and_resumed_equals_straight_bit_for_bit(tiny, small_config, tmp_path, objective, micro):
+    """kill -9 at random moments of a real process, the same command again: torch.equal weights at the end."""
+    config = small_config(f"objective.type={objective}", f"train.micro_batch_tokens={micro}", "train.checkpoint_every_steps=7",
+                          "objective.mask_rate_end=0.15", "train.batch_ramp=0.5", "train.batch_start_tokens=512",
+                          budget="200 steps")
+    straight = run(config, tiny, tmp_path / "straight")
+    rng = random.Random(micro)
+    for kills in range(2):
+        process = child(config, tiny, tmp_path / "killed")
+        while not (line := process.stdout.readline()).startswith("plan"):
+            assert process.poll() is None, line
+        time.sleep(rng.uniform(0.1, 0.8))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = child(config, tiny, tmp_path / "killed")
+    output = process.communicate(timeout=120)[0]
+    assert process.returncode == 0, output
+    assert same(straight, weights(tmp_path / "killed"))
+    assert (tmp_path / "killed" / "progress.f64").read_bytes() == (tmp_path / "straight" / "progress.f64").read_bytes()
+    ledger = read_ledger(tmp_path / "killed" / "ledger.jsonl")
+    assert ledger.sessions >= 2 and ledger.account["lost"] > 0 and ledger.steps == 200
+    steps = [row["step"] for row in read_metrics(tmp_path / "killed" / "metrics.jsonl") if row["kind"] == "train"]
+    assert steps == sorted(set(steps))
+
+
+def test_micro_batches_change_nothing_but_rounding(tiny, small_config, tmp_path):
+    whole = run(small_config("objective.type=causal", "train.micro_batch_tokens=512", budget="5 steps"), tiny, tmp_path / "a")
+    parts = run(small_config("objective.type=causal", "train.micro_batch_tokens=128", budget="5 steps"), tiny, tmp_path / "b")
+    for name in whole:
+        torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-4)
+
+
+def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_shown(tiny, small_config, tmp_path):
+    config = small_config("train.checkpoint_every=0.3", budget="12s")
+    for wait in (0.7, 1.1):
+        process = child(config, tiny, tmp_path)
+        while not process.stdout.readline().startswith("plan"):
+            pass
+        time.sleep(wait)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    process = child(config, tiny, tmp_path)
+    output = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "were lost and stay charged" in output
+    ledger = read_ledger(tmp_path / "ledger.jsonl")
+    assert ledger.sessions == 3 and ledger.reason == "finished" and ledger.fraction <= 1.0
+    assert ledger.account["lost"] >= 2 * 0.5  # two crashes, at least one heartbeat each
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_leaves_with_143_and_the_rest_follows(tiny, small_config, tmp_path, number):
+    config = small_config(budget="150 steps")
+    process = child(config, tiny, tmp_path)
+    while not process.stdout.readline().startswith("plan"):
+        pass
+    time.sleep(0.3)
+    process.send_signal(number)
+    output = process.communicate(timeout=30)[0]
+    assert process.returncode == 143 and "the same command resumes" in output
+    assert read_ledger(tmp_path / "ledger.jsonl").reason == "interrupted"
+    resumed = run(config, tiny, tmp_path)
+    assert same(resumed, run(config, tiny, tmp_path.with_name(tmp_path.name + "straight")))
+    assert read_ledger(tmp_path / "ledger.jsonl").account["lost"] < 0.5
+
+
+def test_a_damaged_newest_checkpoint_costs_time_not_the_run(tiny, small_config, tmp_path):
+    config = small_config("train.checkpoint_every_steps=5", budget="30 steps")
+    straight = run(config, tiny, tmp_path / "straight")
+
+    class Stop(Exception):
+        pass
+
+    def stop_at_15(*_, **__):
+        raise Stop
+    import cram.train
+    real, cram.train.schedule.learning_rate = cram.train.schedule.learning_rate, None
+    count = iter(range(100))
+    cram.train.schedule.learning_rate = lambda p, s: real(p, s) if next(count) < 17 else stop_at_15()
+    try:
+        with pytest.raises(Stop):
+            run(config, tiny, tmp_path / "harmed")
+    finally:
+        cram.train.schedule.learning_rate = real
+    newest = checkpoint.list_checkpoints(tmp_path / "harmed" / "checkpoints")[0] / "state.pt"
+    assert newest.parent.name == "step-00000015"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    said = []
+    harmed = run(config, tiny, tmp_path / "harmed", said=said)
+    assert any("step-00000015 is damaged" in line for line in said) and any("resuming at step 10" in line for line in said)
+    assert same(straight, harmed)
+
+
+def test_foreign_checkpoints_and_missing_ledgers_are_refused(tiny, small_config, tmp_path):
+    config = small_config("train.checkpoint_every_steps=2", budget="4 steps")
+    run(config, tiny, tmp_path / "mine")
+    with pytest.raises(CramError, match="missing, but there are checkpoints"):
+        (tmp_path / "lost").mkdir()
+        os.rename(tmp_path / "mine" / "checkpoints", tmp_path / "lost" / "checkpoints")
+        run(config, tiny, tmp_path / "lost")
+    run(config, tiny, tmp_path / "other")
+    pretrain_again = tmp_path / "foreign"
+    pretrain_again.mkdir()
+    os.rename(tmp_path / "lost" / "checkpoints", pretrain_again / "checkpoints")
+    from cram.budget import Budget, Ledger
+    Ledger(pretrain_again / "ledger.jsonl", Budget.parse(config.budget), "another", heartbeat=9).close("interrupted")
+    with pytest.raises(CramError, match="belongs to run run, not to another"):
+        pretrain(config, tiny["data"], tiny["tokenizer"], pretrain_again, "another", print)
+
+
+def test_a_finished_run_is_left_alone(tiny, small_config, tmp_path):
+    config, said = small_config(budget="3 steps"), []
+    run(config, tiny, tmp_path)
+    before = (tmp_path / "ledger.jsonl").read_bytes()
+    run(config, tiny, tmp_path, said=said)
+    assert said == ["pretrain: this run has already spent its budget"]
+    assert (tmp_path / "ledger.jsonl").read_bytes() == before
+
+
+def test_a_budget_too_small_for_one_step_says_so(tiny, small_config, tmp_path):
+    with pytest.raises(CramError, match="spent before the first step.*give it more"):
+        run(small_config(budget="0.01s"), tiny, tmp_path)
+
+
+def test_a_diverged_run_stops_with_advice(tiny, small_config, tmp_path):
+    with pytest.raises(CramError, match="lower optimizer.lr"):
+        run(small_config("optimizer.lr=1e30", "optimizer.type=adamw", "optimizer.clip=null", budget="60 steps"), tiny, tmp_path)
+    assert read_ledger(tmp_path / "ledger.jsonl").reason == "stopped by CramError"
+
+
+def test_interrupted_is_an_exit_status():
+    assert Interrupted().code == 143
