@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import NoReturn, Optional, Sequence
@@ -52,7 +53,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        message = f"{error.filename or 'input or output'}: {error.strerror or error}; check the path, its permissions and the space"
+        message = (f"{error.filename or 'input or output'}: {error.strerror or error}; "
+                   "check the path, its permissions and the space")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -129,7 +131,7 @@ def _config(options) -> int:
 def _stages(verb: str, options) -> int:
     runner = Runner(STAGES, _load(options.settings), lambda text: print(text, flush=True))
     target = None if verb in ("run", "status") else verb
-    again = " ".join(["cram", "run" if verb == "status" else verb, *options.settings])
+    again = shlex.join(["cram", "run" if verb == "status" else verb, *options.settings])
     if verb == "status" or options.dry_run:
         for plan in runner.plan(target, None if verb == "status" else options.force):
             state, note = plan.state, plan.reason or str(plan.folder)

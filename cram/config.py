@@ -84,8 +84,8 @@ def find(path: str | Path) -> Path:
     if given.stem in shipped and (given.parent in (Path("."), Path("configs"))) and given.suffix in ("", ".yaml"):
         return _short(SHIPPED / f"{given.stem}.yaml")
     near = difflib.get_close_matches(given.stem, shipped, n=1)
-    hint = f"did you mean '{near[0]}'?" if near else "give a .yaml file or a shipped name:"
-    raise CramError(f"{path}: no such configuration; {hint} (shipped: {', '.join(shipped)})")
+    hint = f"did you mean '{near[0]}'?" if near else f"give a .yaml file or one that is shipped: {', '.join(shipped)}"
+    raise CramError(f"{path}: no such configuration; {hint}")
 
 
 def assign(config: Config, key: str, value: Any) -> None:

@@ -109,11 +109,14 @@ def _model(config: Config):
         yield ("model.width", "model.heads"), f"model.width {model.width} is not a multiple of model.heads {model.heads}"
     elif model.position == "rope" and model.width // model.heads % 2:
         yield (("model.heads", "model.width", "model.position"),
-               f"model.position=rope needs an even head dimension, but model.width / model.heads is {model.width // model.heads}")
+               "model.position=rope needs an even head dimension, "
+               f"but model.width / model.heads is {model.width // model.heads}")
     if model.kv_heads and model.heads % model.kv_heads:
-        yield ("model.kv_heads", "model.heads"), f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}"
+        yield (("model.kv_heads", "model.heads"),
+               f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
     if model.position == "scaled_sinusoidal" and model.width % 2:
-        yield ("model.width", "model.position"), f"model.position=scaled_sinusoidal needs an even model.width, got {model.width}"
+        yield (("model.width", "model.position"),
+               f"model.position=scaled_sinusoidal needs an even model.width, got {model.width}")
 
 
 def _objective(config: Config):

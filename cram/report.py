@@ -15,7 +15,7 @@ from typing import Any, Callable
 from cram import __version__
 from cram.budget import CATEGORIES, Budget, Summary, read_ledger
 from cram.errors import CramError
-from cram.evaluate.table import score_remarks, score_table
+from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
 from cram.files import replace_durably
 from cram.report_page import INK, to_html, to_markdown
@@ -115,23 +115,25 @@ def _summary(config: Config, ledger: Summary, rows: list[dict], scores: dict) ->
     plan = next((row for row in reversed(rows) if row["kind"] == "plan"), {})
     budget, held_out = Budget.parse(ledger.budget), scores["held_out"]
     size = f"{plan['parameters'] / 1e6:.1f} million parameters on {plan['device']}, " if plan else ""
-    found = (f"{held_out['bits_per_byte']:.3f} bits per byte" if held_out.get("bits_per_byte") is not None
+    found = (f"{held_out['bits_per_byte']:.3f} bits per byte (xz -9e: {scores['baselines']['xz -9e']['bits_per_byte']:.3f})"
+             if held_out.get("bits_per_byte") is not None
              else f"{held_out['loss']:.3f} nats per token, accuracy {100 * held_out['accuracy']:.1f}%")
     return (f"{size}{budget.show(ledger.spent)} of {ledger.budget} spent ({100 * ledger.fraction:.1f}%), "
             f"{ledger.steps:,} steps, {ledger.tokens:,} tokens. On held-out text: {found}; "
-            f"loss {100 * scores['gain_over_unigram']:.1f}% below unigram.")
+            f"{gain(scores)}.")
 
 
 def _phenomena(pairs: dict) -> list[tuple]:
     if "skipped" in pairs:
         return []
-    rows = [[name, f"{100 * row['accuracy']:.0f}%", f"{100 * row['low']:.0f} to {100 * row['high']:.0f}", f"{row['pairs']:,}"]
-            for name, row in pairs["phenomena"].items()]
+    rows = [[name, f"{100 * row['accuracy']:.0f}%", f"{100 * row['low']:.0f} to {100 * row['high']:.0f}",
+             f"{row['pairs']:,}"] for name, row in pairs["phenomena"].items()]
     return [("details", "by phenomenon", [("table", ["phenomenon", "right", "95% interval", "pairs"], rows)])]
 
 
 def _account(config: Config, ledger: Summary) -> list[tuple]:
-    rows = [[name, f"{ledger.account[name]:,.1f}", f"{100 * ledger.account[name] / ledger.seconds:.1f}%"] for name in CATEGORIES]
+    rows = [[name, f"{ledger.account[name]:,.1f}", f"{100 * ledger.account[name] / ledger.seconds:.1f}%"]
+            for name in CATEGORIES]
     facts = [f"{ledger.sessions} session{'s' * (ledger.sessions != 1)}", f"ended by: {ledger.reason or 'not closed'}",
              f"lost work {ledger.account['lost']:.1f} s"]
     if ledger.energy_joules is not None:
@@ -175,7 +177,8 @@ def _provenance(text: dict, tokenizer: dict, data: dict, pretrain_dir: Path, led
         made = _read(path)
         rows.append(["weights", f"step {made['step']:,}, xxh3-128 {made['xxh3_128']}, torch {made['torch']}"])
     return [*rows, ["run", ledger.run_id], ["ledger head", ledger.head],
-            ["written by", f"cram {__version__}, Python {platform.python_version()}, {platform.system()} {platform.machine()}"]]
+            ["written by", f"cram {__version__}, Python {platform.python_version()}, {platform.system()} "
+                           f"{platform.machine()}"]]
 
 
 def _commands(config: Config) -> str:

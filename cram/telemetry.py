@@ -76,7 +76,6 @@ class Telemetry:
         folder: the run; created when missing.
         config: the resolved config as nested dicts (shown as a table, and as hparams at the end).
         resume_step: step of the checkpoint the run goes on from; rows beyond it are lost work. 0: from the start.
-        resume_spent: charged seconds then; when the files cannot say, the budget axis goes on from here.
         print_every: seconds between progress lines when stderr is no terminal.
         say: prints one line.
 
@@ -84,8 +83,8 @@ class Telemetry:
     against the step, ``tensorboard/by_budget/`` the same against whole charged seconds.
     """
 
-    def __init__(self, folder: Path, *, config: dict, resume_step: int = 0, resume_spent: float = 0.0,
-                 print_every: float, say: Callable[[str], None]):
+    def __init__(self, folder: Path, *, config: dict, resume_step: int = 0, print_every: float,
+                 say: Callable[[str], None]):
         from torch.utils.tensorboard import SummaryWriter
 
         folder = Path(folder)
@@ -185,7 +184,8 @@ class Telemetry:
             self._by_step.file_writer.add_summary(points, row["step"], wall)
             self._by_budget.file_writer.add_summary(points, int(row["spent"]), wall)
         elif kind == "sample":
-            self._by_step.add_text("sample", "```\n" + row["text"] + "\n```", row["step"], wall)
+            shown = "\n".join("    " + line for line in row["text"].splitlines())  # Markdown: as it is
+            self._by_step.add_text("sample", shown, row["step"], wall)
         elif kind == "plan":
             self._by_step.add_text("plan", _table({k: v for k, v in row.items() if k not in ("kind", "time")}), 0, wall)
 

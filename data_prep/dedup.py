@@ -54,12 +54,10 @@ class KeySet:
         while len(pending):
             at = slots[pending]
             free = ~self._used[at]
-            _, winners = np.unique(at[free], return_index=True)       # one key takes a free slot, the others go on
-            placed = pending[free][winners]
-            self._table[slots[placed]] = keys[placed]
-            self._used[slots[placed]] = True
-            new[placed] = True
-            done = (self._table[at] == keys[pending]).all(axis=1)     # placed just now, or met again
+            self._table[at[free]] = keys[pending[free]]               # where several want one slot the last stays
+            self._used[at[free]] = True
+            new[pending[free]] = True                                 # a free slot before the key: it was not there
+            done = (self._table[at] == keys[pending]).all(axis=1)     # stays here, or met again; the others go on
             pending = pending[~done]
             slots[pending] = (slots[pending] + 1) & int(mask)
         self._count += int(new.sum())

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from data_prep.artifact import read_manifest, write_manifest
 from data_prep.errors import DataError
 from data_prep.funnel import SAMPLE_CHARS, SAMPLES, utf8_bytes
+from data_prep.progress import now_and_then
 from data_prep.shards import TOKEN, index_hash
 from data_prep.text import check_splits, read_split
 from data_prep.tokenizer import load_tokenizer
@@ -84,7 +85,7 @@ def pack(data: Any, text_dir: Path, tokenizer_dir: Path, out: Path, say: Callabl
     manifest = read_manifest(Path(tokenizer_dir), "tokenizer", ("sha256", "vocab_size", "special", "lossless"))
     tokenizer = load_tokenizer(tokenizer_dir)
     threshold = data.filters.max_tokens_per_char
-    dropped = _Dropped()
+    dropped, tell = _Dropped(), now_and_then(say)
     counts = np.zeros(manifest["vocab_size"], np.int64)
     splits: dict[str, Any] = {}
     with open(out / "validation.jsonl", "w", encoding="utf-8") as validation:
@@ -101,6 +102,7 @@ def pack(data: Any, text_dir: Path, tokenizer_dir: Path, out: Path, say: Callabl
                         validation.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
                     else:
                         counts += np.bincount(ids, minlength=len(counts))
+                tell(f"data: {writer.bytes / 1e6:,.0f} of {text['splits'][split]['bytes'] / 1e6:,.0f} MB packed")
             writer.close()
             splits[split] = writer.summary()
     funnel = _funnel(text, splits, dropped if threshold is not None else None)

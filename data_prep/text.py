@@ -8,7 +8,6 @@ keys seen and the held-out documents.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
@@ -22,12 +21,12 @@ from data_prep.errors import DataError
 from data_prep.filters import active_rules, passing
 from data_prep.funnel import Funnel, utf8_bytes
 from data_prep.normalise import normalise
+from data_prep.progress import now_and_then
 from data_prep.sources import open_source
 from data_prep.sources.batches import SCHEMA, batched, limited
 from data_prep.split import HeldOut, held_out
 
 FILE_BYTES = 1_000_000_000          # text per parquet file
-SAY_EVERY = 10.0                    # seconds between progress lines
 
 
 class _Writer:
@@ -69,13 +68,11 @@ def prepare_text(data: Any, out: Path, say: Callable[[str], None]) -> None:
     rules = ["empty", *(rule.name for rule, _ in active_rules(data.filters))]
     funnel = Funnel([*rules, *["exact_dedup"] * data.exact_dedup, "validation_surplus"])
     seen, validation, train = KeySet(), HeldOut(data.validation_max_bytes), _Writer(out)
-    said = time.monotonic()
+    tell = now_and_then(say)
     try:
         for batch in limited(source.batches, data.max_bytes):
             _take(batch, data, funnel, seen, validation, train)
-            if time.monotonic() - said >= SAY_EVERY:
-                said = time.monotonic()
-                say(f"text: {funnel.read_bytes / 1e6:,.0f} MB read, {train.bytes / 1e6:,.0f} MB kept")
+            tell(f"text: {funnel.read_bytes / 1e6:,.0f} MB read, {train.bytes / 1e6:,.0f} MB kept for training")
     finally:
         train.close()
 

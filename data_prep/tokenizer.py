@@ -52,10 +52,11 @@ def train_tokenizer(tokenizer: Any, text_dir: Path, out: Path, say: Callable[[st
         trained = _train_wordpiece(tokenizer, sample)
     size = trained.get_vocab_size()
     if size != tokenizer.vocab_size:
-        lower = f"set tokenizer.vocab_size={size // 128 * 128 if size >= 1024 else size}, or " if sample.bytes else ""
+        reachable = size // 128 * 128 if size >= 1024 else size
+        remedy = f"set tokenizer.vocab_size={reachable}," if sample.bytes else "raise tokenizer.sample_bytes"
         raise DataError(f"tokenizer.vocab_size={tokenizer.vocab_size} is more than this corpus allows: {size} tokens were "
                         f"reached on {sample.bytes:,} bytes (tokenizer.min_frequency={tokenizer.min_frequency}, "
-                        f"tokenizer.sample_bytes={tokenizer.sample_bytes}); {lower}add text")
+                        f"tokenizer.sample_bytes={tokenizer.sample_bytes}); {remedy} or add text")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     serialised = trained.to_str(pretty=True).encode("utf-8")

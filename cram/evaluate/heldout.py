@@ -23,7 +23,7 @@ from cram.objective import IGNORE, causal_labels, mask_tokens
 from cram.ops import Documents
 
 PROTECTED = 5  # ids below are [PAD] [UNK] [CLS] [SEP] [MASK]
-CHUNK_ELEMENTS = 2**25  # logits held at once: 128 MiB of float32
+CHUNK_ELEMENTS = {"cpu": 2**21, "cuda": 2**27}  # logits held at once: what a CPU's cache holds, what keeps a card busy
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def predict(model: Any, ids_N: np.ndarray, documents: Documents, positions_K: np
     def move(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
-    chunk = max(1, CHUNK_ELEMENTS // model.vocab_size)
+    chunk = max(1, CHUNK_ELEMENTS[torch.device(device).type] // model.vocab_size)
     nats, hits = [], []
     with autocast:
         hidden_ND = model(move(ids_N), documents)

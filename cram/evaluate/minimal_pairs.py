@@ -84,7 +84,7 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
 
 
 def score_minimal_pairs(model: Any, tokenizer: Any, mirror: Path, count: int, special: dict[str, int], *,
-                        device: str | torch.device = "cpu") -> dict:
+                        batch_tokens: int = 8192, device: str | torch.device = "cpu") -> dict:
     """Accuracy on ``count`` pairs a file: {"accuracy", "low", "high", "pairs", "phenomena": {name: the same}}.
 
     low, high: 95% Wilson interval. {"skipped": reason} when the mirror has no BLiMP.
@@ -93,7 +93,7 @@ def score_minimal_pairs(model: Any, tokenizer: Any, mirror: Path, count: int, sp
         return {"skipped": f"no {FOLDER}/*/train.jsonl in {mirror}"}
     pairs = read_pairs(mirror, count)
     encoded = [tokenizer.encode(pair[side], add_special_tokens=False).ids for pair in pairs for side in ("good", "bad")]
-    scores_P2 = sentence_scores(model, encoded, special, device=device).reshape(-1, 2)
+    scores_P2 = sentence_scores(model, encoded, special, batch_tokens=batch_tokens, device=device).reshape(-1, 2)
     hits: dict[str, list[bool]] = defaultdict(list)
     for pair, (good, bad) in zip(pairs, scores_P2):
         hits[pair["phenomenon"]].append(bool(good > bad))

@@ -22,6 +22,7 @@ from data_prep.shards import Shards
 from data_prep.tokenizer import load_tokenizer
 
 TEMPERATURES = (0.0, 0.8)
+BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 
 def evaluate(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Path, out: Path,
@@ -49,7 +50,7 @@ def evaluate(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Pat
 
     ask = dict(mask_rate=config.evaluate.mask_rate, max_tokens=config.evaluate.tokens)
     held_out = timed("held_out", lambda: score_heldout(
-        model, shards, row=config.train.sequence_length, device=device, **ask))
+        model, shards, row=config.train.sequence_length, batch_tokens=BATCH_TOKENS[device], device=device, **ask))
     targets = held_out_targets(shards, causal=model.causal, **ask)
     held_out |= {"documents": targets.documents, "tokens": len(targets.inputs_N)}
 
@@ -78,14 +79,16 @@ def _minimal_pairs(config: Any, model: Any, tokenizer: Any, special: dict[str, i
         return {"skipped": "evaluate.minimal_pairs is 0"}
     if not mirror:
         return {"skipped": "no mirror; set evaluate.mirror to a folder with nyu-mll/blimp"}
-    return score_minimal_pairs(model, tokenizer, Path(mirror), config.evaluate.minimal_pairs, special, device=device)
+    return score_minimal_pairs(model, tokenizer, Path(mirror), config.evaluate.minimal_pairs, special,
+                               batch_tokens=BATCH_TOKENS[device], device=device)
 
 
 def _samples(config: Any, model: Any, tokenizer: Any, device: str) -> list[dict]:
     if not model.causal:
         return [{"sentence": sentence, "blanks": fill_blanks(model, tokenizer, sentence, device=device)}
                 for sentence in config.evaluate.blanks]
+    wanted = [(prompt, temperature) for prompt in config.evaluate.prompts for temperature in TEMPERATURES]
     return [{"prompt": prompt, "temperature": temperature, "text": generate(
                 model, tokenizer, prompt, tokens=config.evaluate.sample_tokens, temperature=temperature,
-                seed=config.seed, device=device)}
-            for prompt in config.evaluate.prompts for temperature in TEMPERATURES]
+                seed=config.seed + number, device=device)}
+            for number, (prompt, temperature) in enumerate(wanted)]

@@ -13,11 +13,16 @@ def score_table(scores: dict) -> tuple[list[str], list[list[str]]]:
     return ["held-out text", *(COLUMNS[name] for name in used)], cells
 
 
+def gain(scores: dict) -> str:
+    """How the loss stands to the unigram baseline, in words."""
+    share = scores["gain_over_unigram"]
+    return f"loss {100 * abs(share):.1f}% {'below' if share >= 0 else 'above'} unigram"
+
+
 def score_remarks(scores: dict) -> list[str]:
     """What the table does not show: gain over unigram, how much text, minimal pairs."""
     held_out, pairs = scores["held_out"], scores["minimal_pairs"]
-    counted = (f"{held_out['predicted']:,} tokens predicted in {held_out['documents']:,} held-out documents; "
-               f"loss {100 * scores['gain_over_unigram']:.1f}% below unigram")
+    counted = f"{held_out['predicted']:,} tokens predicted in {held_out['documents']:,} held-out documents; {gain(scores)}"
     if "skipped" in pairs:
         return [counted, f"minimal pairs: skipped, {pairs['skipped']}"]
     return [counted, f"minimal pairs (BLiMP): {100 * pairs['accuracy']:.1f}% of {pairs['pairs']:,} right "

@@ -1,0 +1,11 @@
+"""Pack tokens into memory-mapped shards. Same as `cram data [config] [key=value ...]`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without an installation, too
+
+from cram.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["data", *sys.argv[1:]]))

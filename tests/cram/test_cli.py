@@ -1,0 +1,141 @@
+"""The command line: verbs, overrides, exit codes, and one line per error."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from cram import artifacts, cli, stages
+from cram.budget import Budget, Ledger
+from cram.errors import CramError
+
+STAGES = ("text", "tokenizer", "data", "pretrain", "evaluate", "report")
+
+
+def test_help_and_version(cram):
+    for arguments in ((), ("--help",), ("-h",), ("help",)):
+        assert cram(*arguments).code == 0 and all(verb in cram(*arguments).out for verb in cli.VERBS)
+    assert cram("--version").out.startswith("cram 0.")
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["run", "--help"])
+    assert ended.value.code == 0
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    (["rum"], "unknown verb 'rum'; did you mean 'cram run'?"),
+    (["xyzzy"], "unknown verb 'xyzzy'; possible: run, text"),
+    (["run", "--forc"], "unrecognized arguments: --forc; 'cram run --help'"),
+    (["run", "--force=tokeniser"], "invalid choice: 'tokeniser'"),
+    (["run", "demo", "demo_gpt"], "one configuration at a time, got demo and demo_gpt"),
+    (["run", "dmeo"], "no such configuration; did you mean 'demo'?"),
+    (["run", "seed=x"], "command line: seed: expected a whole number, got 'x'"),
+    (["run", "--train.thread=1"], "did you mean 'train.threads'?"),
+    (["config", "--diff", "demo"], "needs two configurations"),
+    (["ledger"], "the following arguments are required: run"),
+    (["ledger", "/nowhere"], "/nowhere: no ledger there; give a run's folder"),
+])
+def test_mistakes_end_in_one_line_and_code_2(cram, arguments, expected):
+    code, out, err = cram(*arguments)
+    assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1 and expected in err
+
+
+def test_config_prints_values_with_meanings(cram):
+    out = cram("config", "demo", "--model.layers=7", "train.threads=2").out
+    line = next(line for line in out.splitlines() if line.strip().startswith("layers:"))
+    assert line.split("#")[0].split() == ["layers:", "7"] and "* (default 12) number of Transformer blocks" in line
+    assert cram("config").out == cram("config", "demo").out
+    assert cram("config", "--diff", "demo", "demo_gpt").out == "name: demo -> demo_gpt\nobjective.type: masked -> causal\n"
+
+
+def test_dry_run_and_status_write_nothing(cram, tmp_path):
+    for arguments in (("run", "--dry-run"), ("status",), ("tokenizer", "--dry-run", "--force")):
+        result = cram(*arguments, f"out={tmp_path}/out")
+        assert result.code == 0 and result.out.splitlines()[0].split() == ["text", "would", "run", "missing"]
+    assert os.listdir(tmp_path) == []
+    assert [line.split()[0] for line in cram("run", "--dry-run").out.splitlines()] == list(STAGES)
+    assert [line.split()[0] for line in cram("data", "--dry-run").out.splitlines()] == ["text", "tokenizer", "data"]
+
+
+@pytest.mark.parametrize("arguments, forced", [
+    (["run", "--force"], "text"), (["run", "--force", "demo"], "text"), (["run", "demo", "--force=data"], "data"),
+    (["run", "--force", "data", "demo"], "data"), (["data", "demo", "--force"], "data"),
+    (["data", "--force=text"], "text"), (["data"], None),
+])
+def test_force_names_a_stage(cram, monkeypatch, arguments, forced):
+    seen = []
+    monkeypatch.setattr(stages.Runner, "run", lambda self, target, force: seen.append((target, force)))
+    assert cram(*arguments).code == 0
+    assert seen == [(None if arguments[0] == "run" else arguments[0], forced)]
+
+
+@pytest.mark.parametrize("error, code, line", [
+    (CramError("a: is\nwrong"), 2, "error: a: is wrong\n"),
+    (OSError(28, "No space left on device", "/full/x"), 2,
+     "error: /full/x: No space left on device; check the path, its permissions and the space\n"),
+    (KeyboardInterrupt(), 130, "interrupted\n"),
+])
+def test_exit_codes(cram, monkeypatch, error, code, line):
+    def fail(self, target, force):
+        raise error
+
+    monkeypatch.setattr(stages.Runner, "run", fail)
+    result = cram("run")
+    assert (result.code, result.err) == (code, line)
+
+
+def test_a_defect_is_not_hidden(monkeypatch):
+    def fail(self, target, force):
+        raise RuntimeError("a defect of the program")
+
+    monkeypatch.setattr(stages.Runner, "run", fail)
+    with pytest.raises(RuntimeError):
+        cli.main(["run"])
+
+
+def test_status_shows_a_running_and_an_interrupted_stage(cram, tmp_path, monkeypatch):
+    def train(config, inputs, out, key, say):
+        state.append(cram("status", *settings).out)
+        raise KeyboardInterrupt
+
+    state, settings = [], ["demo", f"out={tmp_path}"]
+    toy = (stages.Stage("pretrain", 1, ("seed",), (), train, resumable=True),)
+    monkeypatch.setattr(cli, "STAGES", toy)
+    assert cram("pretrain", *settings).code == 130
+    assert state == [f"pretrain   running      process {os.getpid()}\n"]
+    assert cram("status", *settings).out == f"pretrain   interrupted  resume with: cram run demo out={tmp_path}\n"
+
+
+def test_ledger_is_found_verified_and_shown(cram, tmp_path):
+    folder = tmp_path / "demo" / "pretrain"
+    ledger = Ledger(folder / "ledger.jsonl", Budget.parse("2 steps"), "id")
+    ledger.count(steps=2, tokens=256, flops=1e6)
+    ledger.close("finished")
+    shown = {cram("ledger", path).out.partition(":")[2] for path in (tmp_path / "demo", folder, folder / "ledger.jsonl")}
+    assert len(shown) == 1
+    text = shown.pop()
+    assert "verified" in text and "budget     2 steps" in text and "(100.00%)" in text and "256 tokens" in text
+    assert all(category in text for category in ("setup", "compile", "steps", "validation", "saving", "data_wait", "lost"))
+    lines = (folder / "ledger.jsonl").read_text().splitlines(keepends=True)
+    (folder / "ledger.jsonl").write_text("".join(lines[:1] + lines[2:]))
+    result = cram("ledger", tmp_path / "demo")
+    assert result.code == 2 and "ledger.jsonl" in result.err and result.err.count("\n") == 1
+
+
+def test_python_m_cram_without_torch():
+    """The command starts fast: looking at a configuration loads neither torch nor datasets."""
+    code = ("import sys; from cram.cli import main; code = main(['run', '--dry-run', 'out=/nonexistent']); "
+            "print(code, sorted({'torch', 'datasets', 'matplotlib'} & set(sys.modules)))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "0 []", done.stderr
+    done = subprocess.run([sys.executable, "-m", "cram", "config", "nope"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("error: nope:")
+
+
+def test_a_reader_that_leaves_early_is_no_error():
+    done = subprocess.run(f"{sys.executable} -m cram config | head -1", shell=True, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("\n") == 1
+
+
+def test_writer_of_nothing(tmp_path):
+    assert artifacts.writer(tmp_path / "artifacts" / "x") is None

@@ -1,0 +1,174 @@
+"""The report says what the files of the run say, and asks nothing of the network."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from cram.budget import Budget, Ledger
+from cram.config import load
+from cram.errors import CramError
+from cram.report import draw_curves, write_report
+from cram.report_page import to_html, to_markdown
+from cram.schema import Config
+from cram.telemetry import Telemetry
+
+
+def write(path, content):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run of 100 s: 10 s setup, 80 s steps, 10 s saving."""
+    now = [0.0]
+    ledger = Ledger(tmp_path / "pretrain" / "ledger.jsonl", Budget.parse("100s"), "feedc0ffee12", heartbeat=3600.0,
+                    clock=lambda: now[0], energy=lambda: 3.6e4 * now[0])
+    telemetry = Telemetry(tmp_path / "pretrain", config={"name": "t"}, print_every=1.0, say=print)
+    telemetry.plan({"device": "test card", "parameters": 1_234_567})
+    now[0] = 10.0
+    with ledger.account("steps"):
+        for step in range(1, 41):
+            now[0] += 2.0
+            ledger.count(steps=1, tokens=1000)
+            telemetry.train({"step": step, "progress": now[0] / 100, "spent": now[0], "loss": 8 - step / 10,
+                             "lr": 1e-3 * (1 - step / 40), "muon_lr": None})
+        telemetry.validation({"step": 40, "progress": 0.9, "spent": 90.0, "loss": 4.5, "accuracy": 0.3, "bits_per_byte": None})
+    with ledger.account("saving"):
+        now[0] += 10.0
+    ledger.close("finished")
+    telemetry.close()
+    write(tmp_path / "text/manifest.json", {"version": 1, "source": {"source": "files", "files": ["a <b>.txt"]}})
+    write(tmp_path / "tokenizer/manifest.json", {"version": 1})
+    write(tmp_path / "data/manifest.json", {
+        "version": 1, "vocab_size": 512, "tokenizer_sha256": "ab12",
+        "funnel": [{"rule": "read", "documents": 1000, "bytes": 54321},
+                   {"rule": "min_chars", "dropped_documents": 377, "dropped_bytes": 1234},
+                   {"rule": "kept", "documents": 623, "bytes": 53087}],
+        "splits": {"train": {"tokens": 15000, "documents": 600, "bytes": 50000, "shards": []},
+                   "validation": {"tokens": 900, "documents": 23, "bytes": 3087, "shards": []}}})
+    write(tmp_path / "evaluate/scores.json", {
+        "version": 1, "objective": "masked", "gain_over_unigram": 0.4,
+        "held_out": {"loss": 3.6, "accuracy": 0.351, "predicted": 135, "documents": 23, "tokens": 900},
+        "baselines": {"uniform": {"loss": 6.238}, "unigram": {"loss": 6.0}},
+        "minimal_pairs": {"accuracy": 0.625, "low": 0.3, "high": 0.87, "pairs": 8,
+                          "phenomena": {"binding": {"accuracy": 0.625, "low": 0.3, "high": 0.87, "pairs": 8}}}})
+    write(tmp_path / "evaluate/samples.json", [
+        {"sentence": "the [MASK] | <script>", "blanks": [[{"token": " end", "probability": 0.61}]]}])
+    config = Config(name="page", budget="100s")
+    config.model.layers, config.telemetry.usd_per_hour = 3, 36.0
+    (tmp_path / "report").mkdir()
+    return tmp_path, config
+
+
+def report(run):
+    folder, config = run
+    said = []
+    write_report(config, *(folder / name for name in ("text", "tokenizer", "data", "pretrain", "evaluate", "report")), said.append)
+    return folder / "report", said
+
+
+def test_numbers_come_from_the_files(run):
+    folder, said = report(run)
+    head = json.loads((run[0] / "pretrain/ledger.head").read_text())["hash"]
+    page = (folder / "report.md").read_text().replace("\\", "")
+    for fact in ["1.2 million parameters on test card", "1m40.0s of 100s spent (100.0%), 40 steps, 40,000 tokens",
+                 "| model | 3.6000 | 0.3510 |", "| unigram | 6.0000 |  |", "40.0% below unigram", "62.5% of 8 right",
+                 "| binding | 62% |", "| setup | 10.0 | 10.0% |", "| steps | 80.0 | 80.0% |", "| lost | 0.0 | 0.0% |",
+                 "1 session; ended by: finished", "energy 1.000 kWh", "cost 1.00 USD", "| min_chars | −377 | −1,234 |",
+                 "| train | 600 | 50,000 | 15,000 | 3.33 |", "| model.layers | 3 |", "sha256 ab12", "feedc0ffee12", head,
+                 "scripts/run runs/page/report/config.yaml", "![training and validation loss"]:
+        assert fact in page, fact
+    assert "model.width" not in page  # a default
+    assert said == ["report: runs/page/report/report.html"]
+    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "curves.svg", "report.html", "report.md"]
+
+
+def test_the_saved_configuration_is_the_same_again(run):
+    folder, _ = report(run)
+    assert load(folder / "config.yaml") == run[1]
+
+
+def test_html_is_whole_escaped_and_self_contained(run):
+    folder, _ = report(run)
+    page = (folder / "report.html").read_text()
+    tags, opened = [], []
+
+    class Reader(HTMLParser):
+        def handle_starttag(self, tag, attributes):
+            tags.append(tag)
+            for name, value in attributes:
+                assert name not in ("src", "srcset", "action"), (tag, name)
+                assert not (name.endswith("href") and not value.startswith("#")), (tag, value)
+            if tag not in ("meta", "br"):
+                opened.append(tag)
+
+        def handle_startendtag(self, tag, attributes):
+            tags.append(tag)
+
+        def handle_endtag(self, tag):
+            assert opened.pop() == tag
+
+    Reader().feed(page)
+    assert opened == [] and "svg" in tags and not {"script", "link", "img", "iframe"} & set(tags)
+    assert not re.search(r"url\((?!#)|@import", page)
+    assert "currentColor" in page and "prefers-color-scheme: dark" in page and 'name="viewport"' in page
+    assert "the [MASK] | &lt;script&gt;" in page and "end 61%" in page
+    assert len(page) < 60_000
+
+
+def test_causal_scores_and_samples(run):
+    folder, config = run
+    scores = json.loads((folder / "evaluate/scores.json").read_text())
+    scores |= {"minimal_pairs": {"skipped": "no mirror"}, "gain_over_unigram": -0.2,
+               "held_out": {**scores["held_out"], "bits_per_byte": 1.66, "bytes": 3087},
+               "baselines": {**scores["baselines"], "xz -9e": {"bits_per_byte": 2.19}}}
+    write(folder / "evaluate/scores.json", scores)
+    write(folder / "evaluate/samples.json", [{"prompt": "The", "temperature": 0.8, "text": "The ```\nfence"}])
+    page = (report(run)[0] / "report.md").read_text()
+    assert "| xz -9e |  |  | 2.1900 |" in page and "1.660 bits per byte (xz -9e: 2.190)" in page and "skipped, no mirror" in page
+    assert "loss 20.0% above unigram" in page
+    assert "````\nThe ```\nfence\n````" in page
+
+
+def test_long_runs_make_small_pictures():
+    rows = [{"kind": "train", "progress": i / 20_000, "loss": 5.0, "lr": 1e-3, "muon_lr": 0.02} for i in range(1, 20_001)]
+    assert len(draw_curves(rows, unigram=6.0)) < 120_000
+
+
+def test_curves_are_the_means_of_what_was_logged():
+    """The path drawn for the training loss has one point a bin, at the mean."""
+    from cram.report import _smooth
+
+    rows = [{"progress": p, "loss": v} for p, v in [(0.001, 9.0), (0.003, 7.0), (0.5, 4.0), (1.0, 3.0)]]
+    assert _smooth(rows, "loss") == (pytest.approx([0.2, 50.0, 100.0]), [8.0, 4.0, 3.0])
+
+
+@pytest.mark.parametrize("missing", ["data/manifest.json", "evaluate/scores.json", "pretrain/metrics.jsonl"])
+def test_a_missing_file_is_named_and_nothing_is_written(run, missing):
+    (run[0] / missing).unlink()
+    with pytest.raises(CramError, match=re.escape(missing)):
+        report(run)
+    assert list((run[0] / "report").iterdir()) == []
+
+
+def test_a_forged_ledger_is_refused(run):
+    path = run[0] / "pretrain/ledger.jsonl"
+    forged = path.read_text().replace("100s", "900s")
+    assert forged != path.read_text()
+    path.write_text(forged)
+    with pytest.raises(CramError, match="ledger.jsonl"):
+        report(run)
+
+
+def test_no_training_step_is_an_error():
+    with pytest.raises(CramError, match="no training step"):
+        draw_curves([{"kind": "plan"}], unigram=6.0)
+
+
+def test_tables_align_numbers_and_keep_bars_apart():
+    page = to_html([("table", ["a", "b"], [["x|y", "1,234"], ["z", "−5.0%"]])], "t")
+    assert '<th>a</th><th class="n">b</th>' in page and '<td class="n">−5.0%</td>' in page
+    assert "| x\\|y | 1,234 |" in to_markdown([("table", ["a", "b"], [["x|y", "1,234"]])])

@@ -1,0 +1,215 @@
+"""The text stage: the account adds up, the split never moves, bad corpora end in one line."""
+
+import json
+import random
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from cram.schema import Data
+from data_prep import progress
+from data_prep import text as text_stage
+from data_prep.dedup import document_keys
+from data_prep.errors import DataError
+from data_prep.normalise import normalise
+from data_prep.text import prepare_text, read_split
+from tests.data_prep.corpus import ODD_TEXTS, files_data, prose, silent, write_jsonl
+
+NO_FILTERS = {"min_chars": None, "max_chars": None, "min_alpha_fraction": None, "max_word_length": None,
+              "max_repeated_line_fraction": None, "placeholder_text": False}
+
+
+def run(folder, texts, **changes):
+    """(train texts, validation texts, manifest) of a corpus."""
+    folder.mkdir(parents=True, exist_ok=True)
+    out = folder / "out"
+    prepare_text(files_data(write_jsonl(folder / "a.jsonl", texts), **changes), out, silent)
+    splits = [[text for batch in read_split(out, split) for text in batch.column("text").to_pylist()]
+              for split in ("train", "validation")]
+    return *splits, json.loads((out / "manifest.json").read_text(encoding="utf-8"))
+
+
+def size(texts):
+    return sum(len(text.encode()) for text in texts)
+
+
+def test_everything_is_accounted_for(tmp_path):
+    good = prose(200) + [normalise(text) for text in ODD_TEXTS]
+    bad = ["", "\x00 \n", "short", "7 " * 400, "w" * 2000, "the same line\n" * 30, "lorem ipsum " + good[0]]
+    copies = [good[3].upper(), good[4].replace(" ", "\n  ")]
+    train, validation, manifest = run(tmp_path, [*good, *bad, *copies, good[5] + "\r\n\x07"])
+    assert sorted(train + validation) == sorted(good)
+    assert {row["rule"]: row.get("dropped_documents") for row in manifest["funnel"]} == {
+        "read": None, "normalise": 0, "empty": 2, "min_chars": 1, "max_chars": 0, "min_alpha_fraction": 1,
+        "max_word_length": 1, "max_repeated_line_fraction": 1, "placeholder_text": 1, "exact_dedup": 3,
+        "validation_surplus": 0, "kept": None}
+    first, *between, last = manifest["funnel"]
+    assert first["documents"] == len(good) + len(bad) + len(copies) + 1
+    assert first["bytes"] == size([*good, *bad, *copies, good[5] + "\r\n\x07"])
+    assert last == {"rule": "kept", "documents": len(good), "bytes": size(good)}
+    assert first["documents"] - sum(row["dropped_documents"] for row in between) == last["documents"]
+    assert first["bytes"] - sum(row["dropped_bytes"] for row in between) == last["bytes"]
+    assert manifest["splits"] == {"train": {"documents": len(train), "bytes": size(train)},
+                                  "validation": {"documents": len(validation), "bytes": size(validation)}}
+    assert manifest["samples"]["placeholder_text"] == [bad[-1][:300]] and manifest["samples"]["min_chars"] == ["short"]
+    assert manifest["source"]["files"] == [{"file": str(tmp_path / "a.jsonl"), "bytes": (tmp_path / "a.jsonl").stat().st_size}]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(texts=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=40), max_size=30),
+       dedup=st.booleans(), min_chars=st.integers(0, 8), max_bytes=st.integers(1, 400), seed=st.integers(0, 99))
+def test_documents_in_are_kept_or_dropped(tmp_path_factory, texts, dedup, min_chars, max_bytes, seed):
+    texts = [*texts, *random.Random(seed).choices(texts, k=5)] if texts else texts
+    folder = tmp_path_factory.mktemp("run")
+    keys = {"exact_dedup": dedup, "validation_fraction": 0.5, "validation_max_bytes": max_bytes,
+            "filters": {**NO_FILTERS, "min_chars": min_chars}}
+    try:
+        train, validation, manifest = run(folder, texts, **keys)
+    except DataError:           # a split came out empty: nothing may be there that looks finished
+        assert not (folder / "out" / "manifest.json").exists()
+        return
+    rows = {row["rule"]: row for row in manifest["funnel"]}
+    assert rows["read"]["documents"] == len(texts) and rows["read"]["bytes"] == size(texts)
+    assert rows["kept"]["documents"] == len(train) + len(validation) and rows["kept"]["bytes"] == size(train + validation)
+    assert size(validation) <= max_bytes
+    wanted = [text for text in map(normalise, texts) if text and len(text) >= min_chars]
+    keys_of = [key.tobytes() for key in document_keys(wanted)]
+    unique = dict(reversed(list(zip(keys_of, wanted)))).values() if dedup else wanted
+    assert rows["validation_surplus"]["dropped_documents"] == len(unique) - len(train) - len(validation)
+    assert not set(train) & set(validation)
+
+
+def test_split_stays_when_order_filters_and_sources_change(tmp_path):
+    texts = prose(300)
+    train, validation, _ = run(tmp_path / "a", texts)
+    shuffled = random.Random(1).sample(texts, len(texts))
+    again = run(tmp_path / "b", shuffled)
+    assert again[1] == validation and sorted(again[0]) == sorted(train)      # validation is in order of its hashes
+    stricter = run(tmp_path / "c", texts, filters={"min_chars": 900})
+    assert set(stricter[0]) < set(train) and set(stricter[1]) < set(validation)
+    more = run(tmp_path / "d", prose(500, seed=7) + texts)
+    assert set(train) < set(more[0]) and set(validation) < set(more[1])
+    larger = run(tmp_path / "e", texts, validation_fraction=0.3)
+    assert set(validation) < set(larger[1])
+
+
+def test_surplus_of_validation_is_not_trained_on(tmp_path):
+    texts = prose(300)
+    train, validation, _ = run(tmp_path / "a", texts, validation_fraction=0.5)
+    fewer = run(tmp_path / "b", texts, validation_fraction=0.5, validation_max_bytes=20_000)
+    assert fewer[0] == train
+    assert fewer[1] == validation[:len(fewer[1])] and 15_000 < size(fewer[1]) <= 20_000
+    surplus = next(row for row in fewer[2]["funnel"] if row["rule"] == "validation_surplus")
+    assert surplus["dropped_documents"] == len(validation) - len(fewer[1])
+
+
+def test_same_files_every_time(tmp_path):
+    texts = prose(50)
+    for name in ("a", "b"):
+        prepare_text(files_data(write_jsonl(tmp_path / "same.jsonl", texts)), tmp_path / name, silent)
+    for file in ("train-00000.parquet", "validation.parquet", "manifest.json"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_training_text_goes_to_several_files(tmp_path, monkeypatch):
+    texts = prose(100)
+    whole, _, _ = run(tmp_path / "a", texts)
+    monkeypatch.setattr(text_stage, "FILE_BYTES", 5000)
+    monkeypatch.setattr("data_prep.sources.batches.BATCH_DOCUMENTS", 7)
+    parts, _, _ = run(tmp_path / "b", texts)
+    assert parts == whole and len(list((tmp_path / "b/out").glob("train-*.parquet"))) > 5
+    origins = pq.read_table(tmp_path / "b/out/train-00003.parquet").column("origin").to_pylist()
+    assert all(origin.startswith(str(tmp_path / "b/a.jsonl:")) for origin in origins)
+
+
+def test_max_bytes_stops_reading(tmp_path):
+    texts = prose(100)
+    (tmp_path / "b").mkdir()
+    write_jsonl(tmp_path / "b/a.jsonl", texts)
+    with open(tmp_path / "b/a.jsonl", "a") as file:
+        file.write("\n" * 10)
+    *_, manifest = run(tmp_path / "a", texts, max_bytes=30_000)
+    read = manifest["funnel"][0]
+    assert 30_000 <= read["bytes"] < 30_000 + max(size([text]) for text in texts)
+    assert read["bytes"] == size(texts[:read["documents"]])
+
+
+def test_installed_docs_end_to_end(tmp_path):
+    said = []
+    data = Data(packages=["json", "logging", "email", "unittest"], validation_fraction=0.1)
+    prepare_text(data, tmp_path, said.append)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    assert manifest["source"] == {"source": "installed-docs", "packages": dict.fromkeys(data.packages)}
+    assert manifest["splits"]["train"]["documents"] > 100
+    assert len(said) == 1 and "documents read" in said[0]
+
+
+# ---- bad corpora -----------------------------------------------------------------------------------------------------
+
+def refused(folder, texts, message, **changes):
+    with pytest.raises(DataError, match=message) as error:
+        run(folder, texts, **changes)
+    assert "\n" not in str(error.value)
+    assert not (folder / "out/manifest.json").exists()
+
+
+def test_empty_corpus(tmp_path):
+    refused(tmp_path, [], r"the corpus is empty: data\.source=files gave no document; check data\.files")
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(DataError, match="the corpus is empty"):
+        prepare_text(files_data(tmp_path / "empty.txt"), tmp_path / "out", silent)
+
+
+def test_nothing_passes_the_filters(tmp_path):
+    refused(tmp_path, ["too short", "tiny", ""],
+            r"no document is left of 3 read \(dropped: min_chars 2, empty 1\); relax data\.filters")
+
+
+def test_one_document_corpus(tmp_path):
+    refused(tmp_path, prose(1), r"the (train|validation) split is empty: 1 of 1 documents are kept .*"
+                                r"add documents \(at least two are needed\), or (lower|raise) data\.validation_fraction")
+
+
+def test_every_document_is_held_out(tmp_path):
+    refused(tmp_path, prose(3), "the train split is empty: 3 of 3 .* or lower data.validation_fraction",
+            validation_fraction=0.999999)
+
+
+def test_held_out_text_does_not_fit(tmp_path):
+    refused(tmp_path, prose(20), "the validation split is empty", validation_max_bytes=10)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7])
+def test_impossible_fraction(tmp_path, fraction):
+    refused(tmp_path, prose(5), r"data\.validation_fraction is .*; it must lie between 0 and 1", validation_fraction=fraction)
+
+
+def test_reading_an_unfinished_or_damaged_artifact(tmp_path):
+    with pytest.raises(DataError, match=r"manifest\.json: missing, so .* holds no finished prepared text; run that stage again"):
+        list(read_split(tmp_path, "train"))
+    run(tmp_path, prose(50))
+    out = tmp_path / "out"
+    content = (out / "train-00000.parquet").read_bytes()
+    (out / "train-00000.parquet").write_bytes(content[:-50])
+    with pytest.raises(DataError, match=r"train-00000\.parquet: cannot be read .*run the text stage again"):
+        list(read_split(out, "train"))
+    (out / "train-00000.parquet").unlink()
+    with pytest.raises(DataError, match=r"the train split has 0 documents, its manifest says \d+; run the text stage again"):
+        list(read_split(out, "train"))
+    (out / "manifest.json").write_text('{"version": 1, "spl')
+    with pytest.raises(DataError, match="no readable JSON"):
+        list(read_split(out, "train"))
+    (out / "manifest.json").write_text('{"version": 1, "step": 3}')
+    with pytest.raises(DataError, match="not the manifest of a prepared text"):
+        list(read_split(out, "train"))
+
+
+def test_progress_is_told_now_and_then(monkeypatch):
+    clock, said = [0.0], []
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    tell = progress.now_and_then(said.append)
+    for clock[0] in (1.0, 9.9, 10.0, 12.0, 19.9, 31.0, 32.0):
+        tell(f"at {clock[0]}")
+    assert said == ["at 10.0", "at 31.0"]
