@@ -22,6 +22,21 @@ class Pace:
         self.save_seconds = self.validation_seconds = 0.0
         self.saved_at = clock()
 
+    def expect(self, step_seconds: float, batch_tokens: int) -> None:
+        """Before the first step of a session: an estimate, taken three times, since a busy machine or a cold
+        cache may make the first step as much slower; a validation costs no more than steps over as many tokens."""
+        self.step_seconds.append(3 * step_seconds)
+        self.validation_seconds = max(self.validation_seconds,
+                                      self.train.validation_tokens / batch_tokens * max(self.step_seconds))
+
+    def state_dict(self) -> dict:
+        """What the next session needs to know about costs."""
+        return {"step": max(self.step_seconds), "save": self.save_seconds, "validation": self.validation_seconds}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step_seconds.append(state["step"])
+        self.save_seconds, self.validation_seconds = state["save"], state["validation"]
+
     def next_progress(self, work: float, before: float) -> Optional[float]:
         """Progress of the next step, or None at the end. A run's last step has progress 1.
 

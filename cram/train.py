@@ -227,7 +227,7 @@ class Day:
             state = {"model": self.model.state_dict(), "optimizers": [o.state_dict() for o in self.optimizers],
                      "loss_scale": self.loss_scale.state_dict(), "vocab_size": self.shards.vocab_size, "step": self.step,
                      "first_row": self.first_row, "progress": self.progress, "micro_tokens": self.micro_tokens,
-                     "rng": torch.get_rng_state(),
+                     "pace": self.pace.state_dict(), "rng": torch.get_rng_state(),
                      "cuda_rng": torch.cuda.get_rng_state() if self.device.kind == "cuda" else None}
             self.ledger.checkpoint(self.step)
             checkpoint.save(self.run_dir / "checkpoints", state, step=self.step, run_id=self.run_id,
@@ -243,6 +243,7 @@ class Day:
             for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             self.loss_scale.load_state_dict(state["loss_scale"])
+            self.pace.load_state_dict(state["pace"])
             torch.set_rng_state(state["rng"].cpu())
             if state["cuda_rng"] is not None:
                 torch.cuda.set_rng_state(state["cuda_rng"].cpu())
@@ -264,7 +265,7 @@ class Day:
         config, train, device = self.config, self.config.train, self.device
         self.micro_tokens = self.micro_tokens or choose_micro_batch(self.model, device, config)
         rate, tokens = self.batch_shape()
-        self.pace.step_seconds.append(first_step_seconds(self.model, device, config, self.micro_tokens, tokens))
+        self.pace.expect(first_step_seconds(self.model, device, config, self.micro_tokens, tokens), tokens)
         self.telemetry.plan({
             "device": device.name, "parameters": self.model.parameter_count(), "flops_per_token": self.flops_per_token(rate),
             "micro_batch_tokens": self.micro_tokens, "precision": str(device.dtype).removeprefix("torch."),

@@ -21,6 +21,7 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor
 
 
@@ -81,9 +82,7 @@ def attention(q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, *, documents: Documen
     if mask is None:
         mask = attention_mask(documents, n, causal=causal, window=window, device=q_NHK.device)
 
-    def rows(x_NHK: Tensor) -> Tensor:  # [N, H, K] -> [R, H, T, K]
-        return x_NHK.unflatten(0, (-1, documents.row)).transpose(1, 2)
-
-    o_RHTK = F.scaled_dot_product_attention(rows(q_NHK), rows(k_NGK), rows(v_NGK), attn_mask=mask,
-                                            scale=scale, enable_gqa=heads != groups)
-    return o_RHTK.transpose(1, 2).flatten(0, 1)
+    q_RHTK, k_RGTK, v_RGTK = (rearrange(x, "(r t) h k -> r h t k", t=documents.row) for x in (q_NHK, k_NGK, v_NGK))
+    o_RHTK = F.scaled_dot_product_attention(q_RHTK, k_RGTK, v_RGTK, attn_mask=mask, scale=scale,
+                                            enable_gqa=heads != groups)
+    return rearrange(o_RHTK, "r h t k -> (r t) h k")
