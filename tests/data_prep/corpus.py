@@ -7,12 +7,16 @@ from pathlib import Path
 from cram.schema import Data, Filters
 
 ODD_TEXTS = [
-    "Emoji with joiners \U0001f469\u200d\U0001f469\u200d\U0001f467 and flags \U0001f1f3\U0001f1f4, twice \U0001f600\U0001f600. " * 5,
-    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, \u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 "
+    "Emoji with joiners \U0001f469\u200d\U0001f469\u200d\U0001f467 "
+    "and flags \U0001f1f3\U0001f1f4, twice \U0001f600\U0001f600. " * 5,
+    "\u05e9\u05dc\u05d5\u05dd \u05e2\u05d5\u05dc\u05dd, "
+    "\u0645\u0631\u062d\u0628\u0627 \u0628\u0627\u0644\u0639\u0627\u0644\u0645 "
     "\u200fright to left\u200e and back 123456 \u0661\u0662\u0663. " * 5,
     "A text about [MASK] and [CLS] tokens, [SEP]arated by [PAD] or [UNK]; they are plain words here. " * 5,
-    "Code keeps its indent:\n\n    def f(x):\n\t\treturn x  # two tabs,   three spaces\n\nand its blank lines. Then it goes on:\n\n\n"
-    "    class A:\n        value = 1\n\n        def g(self):\n            return self.value + 1\n\nand ends with a sentence of prose.",
+    "Code keeps its indent:\n\n    def f(x):\n\t\treturn x  # two tabs,   three spaces\n\n"
+    "and its blank lines. Then it goes on:\n\n\n"
+    "    class A:\n        value = 1\n\n        def g(self):\n            return self.value + 1\n\n"
+    "and ends with a sentence of prose.",
     "\u4e16\u754c\u4f60\u597d\uff0c\u8fd9\u662f\u4e00\u4e2a\u6ca1\u6709\u7a7a\u683c\u7684\u53e5\u5b50\u3002" * 12,
     "Caf\u00e9, na\u00efve, \u00fcber, \ufb01ligature, \u2126 ohm; don't, WE'LL, it's 10,000.00 at 50%! " * 5,
 ]
@@ -31,7 +35,8 @@ def prose(count: int, seed: int = 0) -> list[str]:
 
 
 def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
-    path.write_text("".join(json.dumps({"id": index, field: text}) + "\n" for index, text in enumerate(texts)), encoding="utf-8")
+    rows = [json.dumps({"id": index, field: text}) + "\n" for index, text in enumerate(texts)]
+    path.write_text("".join(rows), encoding="utf-8")
     return path
 
 

@@ -15,7 +15,8 @@ from data_prep.statistics import measure
 from tests.data_prep.corpus import ODD_TEXTS
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
-odd_text = st.text(st.sampled_from("aé\u0301e \t\r\n\x00\x0b\x0c\x1b\x7f\x85\x9f\u2028\u2029\ufeff\u200d\u200f\U0001f600"), max_size=30)
+odd_chars = "aé\u0301e \t\r\n\x00\x0b\x0c\x1b\x7f\x85\x9f\u2028\u2029\ufeff\u200d\u200f\U0001f600"
+odd_text = st.text(st.sampled_from(odd_chars), max_size=30)
 lines_text = st.lists(st.sampled_from(["one line", " one line", "two", "", "  ", "lorem IPSUM"]), max_size=9).map("\n".join)
 
 

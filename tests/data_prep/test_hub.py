@@ -49,14 +49,15 @@ def test_mirror_reads_shards_in_order(tmp_path):
     for number in (2, 0, 1):
         write_jsonl(tmp_path / f"own/set/train-0000{number}-of-00003.jsonl", [f"document {number}"])
     source = open_source(hub(dataset="own/set", mirror=str(tmp_path)))
-    assert [text for batch in source.batches for text in batch.column("text").to_pylist()] == [f"document {n}" for n in range(3)]
+    texts = [text for batch in source.batches for text in batch.column("text").to_pylist()]
+    assert texts == ["document 0", "document 1", "document 2"]
     assert len(source.provenance["files"]) == 3 and source.provenance["dataset"] == "own/set"
 
 
 def test_mirror_without_the_dataset_lists_near_names(tmp_path):
     (tmp_path / "corpora").mkdir()
     write_jsonl(tmp_path / "corpora/wikipedia.jsonl", ["x"])
-    with pytest.raises(DataError, match=r"data\.mirror: .* has no corpora/wikpedia/train .*; it has corpora/wikipedia: correct"):
+    with pytest.raises(DataError, match=r"data\.mirror: .* no corpora/wikpedia/train .*; it has corpora/wikipedia: correct"):
         open_source(hub(dataset="corpora/wikpedia", mirror=str(tmp_path)))
     with pytest.raises(DataError, match=r"data\.mirror: .*nowhere is no folder; point it to a mirror"):
         open_source(hub(dataset="a/b", mirror=str(tmp_path / "nowhere")))
@@ -114,7 +115,8 @@ def test_missing_dataset(tmp_path):
 
 def test_hub_out_of_reach(root):
     """In a process of its own, since ``datasets`` reads these variables when it is imported."""
-    program = ("from cram.schema import Data\nfrom data_prep.errors import DataError\nfrom data_prep.sources import open_source\n"
+    program = ("from cram.schema import Data\nfrom data_prep.errors import DataError\n"
+               "from data_prep.sources import open_source\n"
                "try:\n    list(open_source(Data(source='hub', dataset='some/thing')).batches)\n"
                "except DataError as error:\n    print(error)\n")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=root,

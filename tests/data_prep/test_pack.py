@@ -49,7 +49,8 @@ def test_decoded_documents_are_the_texts(stages):
     for split in ("train", "validation"):
         shards = Shards(stages.packed["bpe"], split)
         bounds = zip(shards.document_starts, shards.document_starts[1:])
-        decoded = [tokenizer.decode(shards.read(start + 1, stop - 1).tolist(), skip_special_tokens=False) for start, stop in bounds]
+        decoded = [tokenizer.decode(shards.read(start + 1, stop - 1).tolist(), skip_special_tokens=False)
+                   for start, stop in bounds]
         assert decoded == texts_of(stages, split)
 
 
@@ -136,7 +137,8 @@ def test_rule_on_tokens_per_character(stages, tmp_path):
     pack(data, tmp_path / "text", stages.tokenizer["bpe"], tmp_path / "out", silent)
     manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
     *_, rule, kept = manifest["funnel"]
-    assert rule == {"rule": "max_tokens_per_char", "dropped_documents": 20, "dropped_bytes": sum(len(t.encode()) for t in dense)}
+    assert rule == {"rule": "max_tokens_per_char", "dropped_documents": 20,
+                    "dropped_bytes": sum(len(text.encode()) for text in dense)}
     assert kept == {"rule": "kept", "documents": 60, "bytes": sum(len(text.encode()) for text in plain)}
     assert len(manifest["samples"]["max_tokens_per_char"]) == 5
     held = [json.loads(line)["text"] for line in (tmp_path / "out/validation.jsonl").read_text(encoding="utf-8").splitlines()]

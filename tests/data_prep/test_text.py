@@ -187,7 +187,7 @@ def test_impossible_fraction(tmp_path, fraction):
 
 
 def test_reading_an_unfinished_or_damaged_artifact(tmp_path):
-    with pytest.raises(DataError, match=r"manifest\.json: missing, so .* holds no finished prepared text; run that stage again"):
+    with pytest.raises(DataError, match=r"manifest\.json: missing, so .* holds no finished prepared text; run that stage"):
         list(read_split(tmp_path, "train"))
     run(tmp_path, prose(50))
     out = tmp_path / "out"

@@ -162,11 +162,12 @@ def test_vocabulary_below_the_alphabet(stages, tmp_path):
     refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 261; bpe needs more than 261", vocab_size=261)
     refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 50; wordpiece needs more than \d+ for the \d+ characters",
             type="wordpiece", vocab_size=50)
-    refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 3; wordpiece needs more than 5", type="wordpiece", vocab_size=3)
+    refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 3; wordpiece needs more than 5",
+            type="wordpiece", vocab_size=3)
 
 
 def test_nothing_to_train_on(stages, tmp_path):
-    refused(stages, tmp_path / "out", "reached on 0 bytes .*tokenizer.sample_bytes=1.*; raise tokenizer.sample_bytes or add text",
+    refused(stages, tmp_path / "out", "reached on 0 bytes .*tokenizer.sample_bytes=1.*; raise tokenizer.sample_bytes or",
             vocab_size=400, sample_bytes=1)
 
 

@@ -1,0 +1,76 @@
+"""Choosing device, precision and micro-batch; compilation sees one graph whatever the documents."""
+
+import numpy as np
+import pytest
+import torch
+
+from cram import device
+from cram.batches import document_bounds
+from cram.errors import CramError
+from cram.model import build
+from cram.objective import cross_entropy_sum
+from cram.ops import Documents
+from cram.schema import Model, Train
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="checks what is said where there is no card")
+@pytest.mark.parametrize("changes, message", [
+    ({"device": "cuda"}, "no CUDA card here.*train.device=cpu"), ({"precision": "fp16"}, "needs a CUDA card")])
+def test_impossible_choices_are_refused(changes, message):
+    with pytest.raises(CramError, match=message):
+        device.choose_device(Train(**changes))
+
+
+def test_the_cpu_is_plain_float32_unless_asked():
+    chosen = device.choose_device(Train(device="cpu"))
+    assert (chosen.kind, chosen.dtype, chosen.compile, chosen.scaled) == ("cpu", torch.float32, False, False)
+    assert device.choose_device(Train(device="cpu", precision="bf16", compile="on")).dtype is torch.bfloat16
+
+
+class FakeCard:
+    """A card with room for ``limit`` tokens, standing in for torch.cuda."""
+
+    def __init__(self, monkeypatch, limit):
+        self.limit, self.reserved, self.tried = limit, 0, []
+        for name in ("empty_cache", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, lambda: None)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: self.reserved)
+        monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: type("P", (), {"total_memory": 1000}))
+
+    def attempt(self, tokens):
+        self.tried.append(tokens)
+        if tokens > self.limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        self.reserved = 1000 * tokens // self.limit
+
+
+@pytest.mark.parametrize("limit, expected", [(100_000, 65536), (65536, 32768), (20_000, 16384), (1000, 512), (300, 256), (280, 128)])
+def test_micro_batch_is_the_largest_with_room_to_spare(monkeypatch, limit, expected):
+    card = FakeCard(monkeypatch, limit)
+    assert device.largest_micro_batch(card.attempt, row=128, batch=131072) == expected
+    assert card.tried == sorted(card.tried, reverse=True)
+
+
+def test_a_card_too_small_for_one_row_is_refused(monkeypatch):
+    with pytest.raises(CramError, match="not even one row.*train.sequence_length"):
+        device.largest_micro_batch(FakeCard(monkeypatch, 10).attempt, row=128, batch=1024)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_one_graph_whatever_the_documents(causal):
+    """torch.compile without breaks, and no recompilation when document lengths change (backend without codegen)."""
+    from torch._dynamo.utils import counters
+    torch._dynamo.reset()
+    counters.clear()
+    model = build(Model(layers=2, width=32, heads=2), 64, causal, seed=0)
+    compiled = torch.compile(cross_entropy_sum, fullgraph=True, backend="aot_eager")
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        ids = rng.integers(5, 64, (4, 32))
+        ids[rng.random((4, 32)) < 0.1] = 2
+        start, end = (torch.from_numpy(bound) for bound in document_bounds(ids, cls=2))
+        ids = torch.from_numpy(ids.reshape(-1))
+        arguments = (model, ids, Documents(start, end, 32), None if causal else torch.arange(0, 120, 6),
+                     ids if causal else ids[:20])
+        torch.testing.assert_close(compiled(*arguments), cross_entropy_sum(*arguments))
+    assert counters["stats"]["unique_graphs"] == 1
