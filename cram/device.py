@@ -11,7 +11,8 @@ import torch
 from cram.errors import CramError
 
 # Dense bf16/fp16 tensor-core peak in FLOP/s with fp32 accumulation, from NVIDIA's data sheets; for MFU only.
-PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10": 125e12, "L40S": 362e12, "L4": 121e12,
+PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "A10": 125e12, "L40S": 362e12, "L40": 181e12,
+              "L4": 121e12,
               "RTX 4090": 165e12, "RTX 3090": 71e12, "A6000": 155e12, "T4": 65e12, "V100": 125e12}
 
 
@@ -74,11 +75,12 @@ def energy_meter(enabled: bool, kind: str, say: Callable[[str], None]) -> Callab
     return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
 
 
-def largest_micro_batch(attempt: Callable[[int], None], *, row: int, batch: int, cap: int = 65536) -> int:
+def largest_micro_batch(attempt: Callable[[int], object], *, row: int, batch: int, keep_free: int, cap: int = 65536) -> int:
     """The most tokens per forward/backward that fit the card with a tenth of its memory to spare.
 
     attempt(tokens): one forward and backward, raising torch.OutOfMemoryError when it does not fit.
-    Candidates divide the batch into equal parts of whole rows. CramError when one row does not fit.
+    keep_free: bytes that will be needed besides (optimizer states). Candidates divide the batch into
+    equal parts of whole rows. CramError when one row does not fit.
     """
     rows = batch // row
     candidates = [batch // parts for parts in range(1, rows + 1) if rows % parts == 0 and batch // parts <= max(cap, row)]
@@ -90,7 +92,7 @@ def largest_micro_batch(attempt: Callable[[int], None], *, row: int, batch: int,
             attempt(tokens)
         except torch.OutOfMemoryError:
             continue
-        if torch.cuda.max_memory_reserved() <= 0.9 * total:
+        if torch.cuda.max_memory_reserved() + keep_free <= 0.9 * total:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             return tokens

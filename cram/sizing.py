@@ -35,8 +35,8 @@ def choose_micro_batch(model, device: Device, config) -> int:
     if train.micro_batch_tokens is not None:
         return train.micro_batch_tokens
     if device.kind == "cuda":
-        return largest_micro_batch(lambda tokens: trial(model, device, config, tokens),
-                                   row=train.sequence_length, batch=train.batch_tokens)
+        return largest_micro_batch(lambda tokens: trial(model, device, config, tokens), row=train.sequence_length,
+                                   batch=train.batch_tokens, keep_free=8 * model.parameter_count())  # two moments, float32
     rows = train.batch_tokens // train.sequence_length
     parts = next(parts for parts in range(1, rows + 1)
                  if rows % parts == 0 and train.batch_tokens // parts <= max(8192, train.sequence_length))

@@ -47,13 +47,17 @@ class FakeCard:
 @pytest.mark.parametrize("limit, expected", [(100_000, 65536), (65536, 32768), (20_000, 16384), (1000, 512), (300, 256), (280, 128)])
 def test_micro_batch_is_the_largest_with_room_to_spare(monkeypatch, limit, expected):
     card = FakeCard(monkeypatch, limit)
-    assert device.largest_micro_batch(card.attempt, row=128, batch=131072) == expected
+    assert device.largest_micro_batch(card.attempt, row=128, batch=131072, keep_free=0) == expected
     assert card.tried == sorted(card.tried, reverse=True)
+
+
+def test_optimizer_states_are_left_room(monkeypatch):
+    assert device.largest_micro_batch(FakeCard(monkeypatch, 100_000).attempt, row=128, batch=131072, keep_free=500) == 32768
 
 
 def test_a_card_too_small_for_one_row_is_refused(monkeypatch):
     with pytest.raises(CramError, match="not even one row.*train.sequence_length"):
-        device.largest_micro_batch(FakeCard(monkeypatch, 10).attempt, row=128, batch=1024)
+        device.largest_micro_batch(FakeCard(monkeypatch, 10).attempt, row=128, batch=1024, keep_free=0)
 
 
 @pytest.mark.parametrize("causal", [False, True])
