@@ -59,13 +59,14 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
     if not ledger_path.exists() and checkpoint.list_checkpoints(checkpoints):
         raise CramError(f"{ledger_path}: missing, but there are checkpoints: what they cost cannot be proved. "
                         "Restore the ledger, or start a new run with --force")
+    shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
     device = choose_device(config.train)
     ledger = Ledger(ledger_path, Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
                     energy=energy_meter(config.telemetry.energy, device.kind, say))
     try:
         with StopSignal() as stop:
-            Day(config, device, ledger, data_dir, tokenizer_dir, run_dir, run_id, say).run(stop)
+            Day(config, device, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say).run(stop)
     except BaseException as error:  # whatever ends the session, the ledger names it
         ledger.close(f"stopped by {type(error).__name__}")
         raise
@@ -74,8 +75,10 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
 class Day:
     """One training process, from building the model to the last checkpoint."""
 
-    def __init__(self, config, device, ledger: Ledger, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say):
+    def __init__(self, config, device, ledger: Ledger, shards: Shards, heldout: Shards, tokenizer, run_dir: Path,
+                 run_id: str, say):
         self.config, self.device, self.ledger, self.say = config, device, ledger, say
+        self.shards, self.heldout, self.tokenizer = shards, heldout, tokenizer
         self.run_dir, self.run_id = run_dir, run_id
         train = config.train
         if train.threads:
@@ -85,8 +88,6 @@ class Day:
             torch.use_deterministic_algorithms(True, warn_only=True)
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
-        self.shards, self.heldout = Shards(data_dir, "train"), Shards(data_dir, "validation")
-        self.tokenizer = load_tokenizer(tokenizer_dir)
         self.batches = Batches(self.shards, config.objective, row=train.sequence_length, seed=config.seed,
                                device=device.kind)
         self.model = build(config.model, self.shards.vocab_size, config.objective.type == "causal",

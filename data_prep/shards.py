@@ -50,7 +50,7 @@ class Shards:
         self.document_bytes = np.concatenate([*sizes, np.zeros(0, np.int64)])
         if first_token != self.n_tokens or len(self.document_bytes) != self.n_documents:
             raise DataError(f"{folder / 'manifest.json'}: its shards do not add up to its {split} split; "
-                            f"run the data stage again")
+                            f"make it again: cram data --force")
         self._first = np.cumsum([0, *map(len, self._tokens)])       # first token of each shard, and the end
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -70,7 +70,7 @@ class Shards:
 
 def _open_shard(path: Path, shard: dict, verify: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tokens memory-mapped, document starts, document bytes) of one shard, checked against its manifest entry."""
-    again = "run the data stage again"
+    again = "make it again: cram data --force"
     try:
         tokens = np.memmap(path, TOKEN, mode="r")
         starts = np.load(path.with_suffix(".starts.npy"))

@@ -98,3 +98,102 @@ def test_building_leaves_the_global_generator_alone_and_repeats():
 
 def test_mlp_width_follows_the_rule():
     assert mlp_width(Model(width=768, mlp="geglu")) == 2048 and mlp_width(Model(width=768, mlp="gelu")) == 3072
+
+
+def by_the_formulas(model, ids, lengths):
+    """Logits from the weights alone, one document, head and query at a time, in float64."""
+    config, w = model.config, {name: value.detach().double() for name, value in model.state_dict().items()}
+    width = config.width // config.heads
+
+    def norm(x, name):
+        if f"{name}.bias" in w:  # LayerNorm
+            x = x - x.mean(-1, keepdim=True)
+        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
+
+    def linear(x, name):
+        return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)
+
+    def head(x, name, number, position):
+        x = linear(x, name)[:, number * width:(number + 1) * width]
+        if config.qk_norm:
+            x = norm(x, f"{name}_norm")
+        if config.position == "rope":  # pairs are complex numbers, turned by their angle
+            angle = position[:, None] / config.rope_base ** (torch.arange(width // 2) / (width / 2))
+            turned = torch.complex(*x.chunk(2, dim=-1)) * torch.exp(1j * angle)
+            x = torch.cat((turned.real, turned.imag), dim=-1)
+        return x
+
+    def attend(x, name, position):
+        heads = []
+        for h in range(config.heads):
+            g = h * (config.kv_heads or config.heads) // config.heads
+            q, k = head(x, f"{name}.q", h, position), head(x, f"{name}.k", g, position)
+            v = linear(x, f"{name}.v")[:, g * width:(g + 1) * width]
+            far = position[None] - position[:, None]
+            hidden = (far > 0) & model.causal | (far.abs() > (len(x) if config.window is None else config.window))
+            heads.append(torch.softmax((q @ k.T / width ** 0.5).masked_fill(hidden, float("-inf")), -1) @ v)
+        return linear(torch.cat(heads, -1), f"{name}.out")
+
+    def mlp(x, name):
+        up = linear(x, f"{name}.up")
+        bell = lambda z: z * 0.5 * (1 + torch.erf(z / 2 ** 0.5))
+        inner = {"gelu": lambda: bell(up), "relu2": lambda: up.clamp(min=0) ** 2,
+                 "geglu": lambda: bell(linear(x, f"{name}.gate")) * up,
+                 "swiglu": lambda: linear(x, f"{name}.gate") * torch.sigmoid(linear(x, f"{name}.gate")) * up}[config.mlp]()
+        return linear(inner, f"{name}.down")
+
+    logits = []
+    for document in ids.split(lengths):
+        x, position = w["embedding.weight"][document], torch.arange(len(document), dtype=torch.float64)
+        if config.position == "scaled_sinusoidal":
+            for i in range(0, config.width, 2):
+                angle = position / 10000 ** (i / config.width)
+                x[:, i] += w["position.scale"] * angle.sin()
+                x[:, i + 1] += w["position.scale"] * angle.cos()
+        if config.embedding_norm:
+            x = norm(x, "embedding_norm")
+        for layer in range(config.layers):
+            name = f"blocks.{layer}"
+            x = x + attend(norm(x, f"{name}.attention_norm"), f"{name}.attention", position)
+            x = x + mlp(norm(x, f"{name}.mlp_norm"), f"{name}.mlp")
+        out = norm(x, "final_norm") @ w["head.weight"].T
+        logits.append(out if config.logit_softcap is None else config.logit_softcap * torch.tanh(out / config.logit_softcap))
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("changes", [
+    {}, {"mlp": "relu2", "tied": False, "logit_softcap": 2.0}, {"mlp": "swiglu", "kv_heads": 2, "window": 2},
+    {"mlp": "geglu", "qk_norm": False, "embedding_norm": False, "rope_base": 50.0},
+    {"mlp": "gelu", "norm": "layernorm", "bias": True, "position": "scaled_sinusoidal", "embedding_norm": True}])
+def test_equals_the_formulas(causal, changes):
+    model = build(Model(layers=2, width=32, heads=4, zero_init=False, init_std=0.3, **changes), 50, causal, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    for parameter in model.parameters():  # gains of 1 and biases of 0 would hide a norm or a bias left out
+        if parameter.ndim == 1:
+            parameter.data += 0.5 * torch.rand(parameter.shape, generator=generator)
+    ids = torch.randint(0, 50, (16,), generator=generator)
+    ours = model.logits(model(ids, documents(5, 4, 7)))
+    torch.testing.assert_close(ours.double(), by_the_formulas(model, ids, [5, 4, 7]), rtol=1e-4, atol=1e-4)
+
+
+def test_initialisation_is_as_configured():
+    model = build(Model(layers=2, width=64, heads=2, init_std=0.05, zero_init=True, mlp="geglu", tied=False), 500, True, seed=0)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim == 2:
+            zero = name.endswith(("attention.out.weight", "mlp.down.weight"))
+            assert parameter.std().item() == pytest.approx(0.0 if zero else 0.05, rel=0.05), name
+    tied = build(Model(layers=1, width=32, heads=2, tied=True), 50, True, seed=0)
+    assert tied.head.weight is tied.embedding.weight
+
+
+def test_flops_are_counted_as_published():
+    """By hand: 6 a weight, 12 L D T for the scores, half when causal, fewer in a window; the head where it predicts."""
+    weights, head = 2 * (4 * 64 * 64 + 2 * 64 * 256), 64 * 128
+    config = Model(layers=2, width=64, heads=2, mlp="relu2")
+    masked, causal = (build(config, 128, causal=causal) for causal in (False, True))
+    assert masked.flops_per_token(32, 0.25) == 6 * weights + 12 * 2 * 64 * 32 + 6 * head * 0.25
+    assert causal.flops_per_token(32) == 6 * weights + 12 * 2 * 64 * 32 / 2 + 6 * head
+    windowed = build(Model(layers=2, width=64, heads=2, mlp="relu2", window=4), 128, causal=False)
+    assert windowed.flops_per_token(32) == 6 * weights + 12 * 2 * 64 * 9 + 6 * head
+    assert windowed.flops_per_token(8) == 6 * weights + 12 * 2 * 64 * 8 + 6 * head  # never more than the row

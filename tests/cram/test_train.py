@@ -226,3 +226,16 @@ def test_a_diverged_run_stops_with_advice(tiny, small_config, tmp_path):
 
 def test_interrupted_is_an_exit_status():
     assert Interrupted().code == 143
+
+
+def test_an_edited_shard_is_refused_before_anything_is_charged(tiny, small_config, tmp_path):
+    import shutil
+    data = shutil.copytree(tiny["data"], tmp_path / "data")
+    shard = next(data.glob("train-*.bin"))
+    content = bytearray(shard.read_bytes())
+    content[1000] ^= 1
+    shard.write_bytes(content)
+    from data_prep.errors import DataError
+    with pytest.raises(DataError, match="train-00000.bin.*cram data --force"):
+        pretrain(small_config(), data, tiny["tokenizer"], tmp_path / "run", "run", print)
+    assert not (tmp_path / "run" / "ledger.jsonl").exists()

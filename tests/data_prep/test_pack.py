@@ -177,11 +177,11 @@ def test_manifest_missing_or_foreign(damaged, stages):
 def test_file_missing_or_cut_short(damaged, name):
     content = (damaged / name).read_bytes()
     (damaged / name).write_bytes(content[:-1])
-    refused(damaged, rf"train-0000\d\.bin: .*(has 17 bytes, its manifest says 18|cannot be read).*; run the data stage again")
+    refused(damaged, rf"train-0000\d\.bin: .*(has 17 bytes, its manifest says 18|cannot be read).*; make it again: cram data --force")
     (damaged / name).write_bytes(b"")
-    refused(damaged, r"cannot be read .*run the data stage again")
+    refused(damaged, r"cannot be read .*make it again: cram data --force")
     (damaged / name).unlink()
-    refused(damaged, f"{name}: missing; run the data stage again")
+    refused(damaged, f"{name}: missing; make it again: cram data --force")
 
 
 @pytest.mark.parametrize("name", ["train-00001.bin", "train-00000.starts.npy", "train-00002.bytes.npy"])
@@ -190,7 +190,7 @@ def test_one_flipped_bit_is_found_by_verification(damaged, name):
     content[-1] ^= 1
     (damaged / name).write_bytes(bytes(content))
     Shards(damaged, "train")
-    refused(damaged, r"train-0000\d\.bin: its content differs from what was written \(xxh3-128\); run the data stage again",
+    refused(damaged, r"train-0000\d\.bin: its content differs from what was written \(xxh3-128\); make it again: cram data --force",
             verify=True)
 
 
