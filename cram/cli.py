@@ -148,7 +148,8 @@ def _stages(verb: str, options) -> int:
 
 
 def _ledger(run: Path) -> int:
-    from cram.budget import Budget, read_ledger
+    from cram.budget import Budget
+    from cram.ledger import read_ledger
 
     path = next((path for path in (run / "pretrain" / "ledger.jsonl", run / "ledger.jsonl", run) if path.is_file()), None)
     if path is None:

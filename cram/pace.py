@@ -6,8 +6,12 @@ import time
 from collections import deque
 from typing import Callable, Optional
 
+import numpy as np
+
 from cram import schedule
-from cram.budget import Ledger
+from cram.budget import Budget
+from cram.ledger import Ledger
+from cram.errors import CramError
 
 
 class Pace:
@@ -81,3 +85,16 @@ class Pace:
 
     def validated(self, seconds: float) -> None:
         self.validation_seconds = max(self.validation_seconds, seconds)
+
+
+def read_replay(path: Optional[str], budget: Budget) -> Optional[np.ndarray]:
+    """The recorded progress of every step, float64 [steps]; CramError unless it fits the step budget."""
+    if path is None:
+        return None
+    try:
+        recorded = np.fromfile(path, dtype=np.float64)
+    except OSError as error:
+        raise CramError(f"train.replay={path}: {error.strerror}; give the progress.f64 of a finished run") from error
+    if budget.kind != "steps" or len(recorded) != budget.amount:
+        raise CramError(f"train.replay={path}: holds {len(recorded)} steps; set budget='{len(recorded)} steps'")
+    return recorded

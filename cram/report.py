@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Callable
 
 from cram import __version__
-from cram.budget import CATEGORIES, Budget, Summary, read_ledger
+from cram.budget import Budget
+from cram.ledger import CATEGORIES, Summary, read_ledger
 from cram.errors import CramError
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show

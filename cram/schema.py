@@ -116,7 +116,7 @@ class Objective:
 
 @dataclass
 class Optimizer:
-    """Update rule. Decoupled weight decay (Loshchilov & Hutter 2019) on matrices only."""
+    """Update rule. Decoupled weight decay (Loshchilov & Hutter 2019) on everything but gains, biases and scales."""
 
     type: Literal["adamw", "muon"] = key("muon", "adamw for all; or muon for hidden matrices (Jordan 2024), adamw for the rest")
     lr: float = key(1e-3, "peak learning rate of AdamW parameters")

@@ -1,7 +1,6 @@
 """The day: spend the budget on optimizer steps, and leave a durable checkpoint inside it.
 
-Time is charged from the first lines of ``pretrain`` on: the ledger opens before the device
-is taken. Every schedule follows progress = spent / budget, and its value at each step is
+Time is charged from the moment the ledger opens, before the device is touched. Every schedule follows progress = spent / budget, and its value at each step is
 recorded in ``progress.f64`` (float64, one a step), so that a run under a clock can be
 replayed bit for bit: ``train.replay=<that file> budget='<its steps> steps'``.
 
@@ -23,7 +22,8 @@ import torch
 
 from cram import checkpoint, schedule
 from cram.batches import Batches
-from cram.budget import Budget, Ledger, read_ledger
+from cram.budget import Budget
+from cram.ledger import Ledger, read_ledger
 from cram.config import to_dict
 from cram.device import choose_device, energy_meter
 from cram.errors import CramError
@@ -34,7 +34,7 @@ from cram.interrupt import Interrupted, StopSignal
 from cram.model import build
 from cram.objective import cross_entropy_sum
 from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
-from cram.pace import Pace
+from cram.pace import Pace, read_replay
 from cram.sizing import choose_micro_batch, first_step_seconds
 from cram.telemetry import Telemetry
 from data_prep.shards import Shards
@@ -61,15 +61,33 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
                         "Restore the ledger, or start a new run with --force")
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
-    device = choose_device(config.train)
-    ledger = Ledger(ledger_path, Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
-                    energy=energy_meter(config.telemetry.energy, device.kind, say))
+    ledger = Ledger(ledger_path, Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat)
     try:
-        with StopSignal() as stop:
-            Day(config, device, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say).run(stop)
+        device = choose_device(config.train)
+        ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say))
+        day = Day(config, device, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
+        try:
+            with StopSignal() as stop:
+                day.run(stop)
+        finally:
+            day.close()
     except BaseException as error:  # whatever ends the session, the ledger names it
         ledger.close(f"stopped by {type(error).__name__}")
         raise
+
+
+class Unlogged:
+    """Sums over the steps since the last row of metrics; the loss stays on the device until it is asked for."""
+
+    def __init__(self, device: str):
+        self.loss_sum = torch.zeros((), device=device)
+        self.predicted = self.tokens = 0
+        self.flops = self.seconds = 0.0
+
+    def add(self, loss_sum: torch.Tensor, predicted: int, tokens: int, flops: float, seconds: float) -> None:
+        self.loss_sum += loss_sum
+        self.predicted, self.tokens = self.predicted + predicted, self.tokens + tokens
+        self.flops, self.seconds = self.flops + flops, self.seconds + seconds
 
 
 class Day:
@@ -86,6 +104,7 @@ class Day:
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
         self.batches = Batches(self.shards, config.objective, row=train.sequence_length, seed=config.seed,
@@ -102,6 +121,7 @@ class Day:
         self.micro_tokens: Optional[int] = None    # per forward/backward, frozen at the first start
         self.saved_step: Optional[int] = None
         self.compiled_shapes: set[tuple] = set()
+        self.unlogged = Unlogged(device.kind)
         self.resume()
         self.measure()
 
@@ -163,8 +183,9 @@ class Day:
         self.progress_file.write(np.float64(progress).tobytes())
         seconds = time.perf_counter() - started
         self.pace.step_seconds.append(seconds)
+        self.unlogged.add(loss_sum, predicted, tokens, flops, seconds)
         if self.step % config.telemetry.log_every == 0 or self.step == 1 or progress == 1.0:
-            self.log(float(loss_sum) / predicted, float(norm), rate, tokens, flops, seconds)
+            self.log(float(norm), rate, tokens)
 
     def batch_shape(self) -> tuple[float, int]:
         """Mask rate and tokens of the next step."""
@@ -184,18 +205,20 @@ class Day:
         self.compiled_shapes.add(shape)
         return "compile"
 
-    def log(self, loss: float, norm: float, rate: float, tokens: int, flops: float, seconds: float) -> None:
-        """One row of metrics. Stops a run whose loss is no number any more."""
+    def log(self, norm: float, rate: float, batch_tokens: int) -> None:
+        """One row of metrics: means since the row before. Stops a run whose loss is no number any more."""
+        since, self.unlogged = self.unlogged, Unlogged(self.device.kind)
+        loss, speed = float(since.loss_sum) / since.predicted, since.tokens / since.seconds
         rates = {"muon_lr" if "momentum" in group else "lr": group["lr"]
                  for optimizer in self.optimizers for group in optimizer.param_groups}
-        speed, budget, spent = tokens / seconds, self.ledger.budget, self.ledger.spent
         self.telemetry.train({
             "step": self.step, "progress": self.progress, "spent": self.ledger.seconds, "loss": loss,
             "lr": rates["lr"], "muon_lr": rates.get("muon_lr"), "grad_norm": norm,
             "tokens": self.first_row * self.config.train.sequence_length, "tokens_per_second": speed,
-            "batch_tokens": tokens, "mask_rate": None if self.model.causal else rate,
-            "mfu": flops / seconds / self.device.peak_flops if self.device.peak_flops else None,
+            "batch_tokens": batch_tokens, "mask_rate": None if self.model.causal else rate,
+            "mfu": since.flops / since.seconds / self.device.peak_flops if self.device.peak_flops else None,
             "memory_bytes": self.device.memory()})
+        budget, spent = self.ledger.budget, self.ledger.spent
         share = max(spent / budget.amount, 1e-9)
         self.telemetry.progress(fraction=share, left=budget.show(budget.amount - spent), loss=loss,
                                 tokens_per_second=speed, eta=self.ledger.seconds * (1 / share - 1))
@@ -281,7 +304,6 @@ class Day:
         if self.saved_step != self.step:
             self.save()
         self.ledger.close("interrupted")
-        self.telemetry.close()
         self.say(f"stopped at step {self.step} and saved; the same command resumes")
         raise Interrupted
 
@@ -293,24 +315,15 @@ class Day:
         if self.saved_step != self.step:
             self.save()
         self.ledger.close("finished")
-        self.batches.close()
         reason = "budget spent"
         if self.progress < 1.0:
             reason = f"lost work used up the budget at progress {self.progress:.3f}, before the learning rate reached 0"
             self.say(f"warning: {reason}")
         self.telemetry.end({"step": self.step, "progress": self.progress, "spent": read_ledger(self.ledger.path).seconds,
                             "reason": reason})
+
+    def close(self) -> None:
+        """Let go of threads and files."""
+        self.batches.close()
+        self.progress_file.close()
         self.telemetry.close()
-
-
-def read_replay(path: Optional[str], budget: Budget) -> Optional[np.ndarray]:
-    """The recorded progress of every step, float64 [steps]; CramError unless it fits the step budget."""
-    if path is None:
-        return None
-    try:
-        recorded = np.fromfile(path, dtype=np.float64)
-    except OSError as error:
-        raise CramError(f"train.replay={path}: {error.strerror}; give the progress.f64 of a finished run") from error
-    if budget.kind != "steps" or len(recorded) != budget.amount:
-        raise CramError(f"train.replay={path}: holds {len(recorded)} steps; set budget='{len(recorded)} steps'")
-    return recorded

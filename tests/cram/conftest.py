@@ -1,6 +1,5 @@
 """A tiny corpus, prepared once with the real stages, for everything that trains."""
 
-import dataclasses
 import random
 
 import pytest
@@ -41,5 +40,6 @@ def small_config():
     def make(*overrides, budget="12 steps"):
         return load("demo", [f"budget={budget}", "model.width=32", "model.heads=2", "train.sequence_length=32",
                              "train.batch_tokens=512", "train.validation_tokens=512", "train.threads=1",
-                             "telemetry.heartbeat=0.5", *overrides])
+                             "telemetry.heartbeat=0.5", "objective.mask_rate=0.3",
+                             "optimizer.lr=0.01", *overrides])
     return make

@@ -91,3 +91,52 @@ def test_the_number_of_predictions_is_fixed():
 def test_a_corpus_shorter_than_a_row_is_refused():
     with pytest.raises(CramError, match="train.sequence_length"):
         Batches(FakeShards(documents=1), Objective(), row=4096, seed=0)
+
+
+def test_masks_differ_between_micro_batches_and_steps():
+    """The same rows twice: only the generator's key tells them apart."""
+    batches = Batches(FakeShards(), Objective(), row=16, seed=0)
+    chosen = [batches._micro(step, index, 0, 8, 0.3)[3].tolist() for step in range(3) for index in range(3)]
+    assert len(set(map(tuple, chosen))) == 9
+
+
+def test_micro_batches_follow_each_other_in_the_order_of_rows():
+    batches = Batches(FakeShards(), Objective(type="causal"), row=16, seed=0)
+    micros = batches.step(0, 8, micro_batches=3, micro_rows=4, mask_rate=0.0, prefetch=False)
+    ids = np.concatenate([micro.ids_N.numpy() for micro in micros]).reshape(-1, 16)
+    assert np.array_equal(ids, batches.read_rows(8, 12)[:, :-1])
+
+
+def test_the_fractions_are_the_configured_ones():
+    for fractions, expected in (((1.0, 0.0), "mask"), ((0.0, 0.0), "same")):
+        objective = Objective(mask_token_fraction=fractions[0], random_token_fraction=fractions[1])
+        batch, = Batches(FakeShards(), objective, row=16, seed=0).step(
+            0, 0, micro_batches=1, micro_rows=8, mask_rate=0.3, prefetch=False)
+        hidden = batch.ids_N[batch.positions_K]
+        assert (hidden == 4).all() if expected == "mask" else hidden.equal(batch.labels_K)
+
+
+def test_slots_without_a_prediction_are_not_counted():
+    batch, = Batches(FakeShards(), Objective(), row=16, seed=0).step(
+        0, 0, micro_batches=1, micro_rows=8, mask_rate=1.0, prefetch=False)
+    assert batch.predicted == (batch.labels_K != IGNORE).sum() < len(batch.labels_K)
+
+
+def test_nothing_is_predicted_after_the_end_of_the_text():
+    shards = FakeShards()
+    shards.tokens = np.concatenate([shards.tokens[:159], [SEP]]).astype(np.uint16)
+    shards.n_tokens = 160
+    batches = Batches(shards, Objective(type="causal"), row=16, seed=0)
+    batch, = batches.step(0, 0, micro_batches=1, micro_rows=10, mask_rate=0.0, prefetch=False)
+    last = next(r for r in range(10) if np.array_equal(batch.ids_N.numpy().reshape(10, 16)[r], shards.tokens[-16:]))
+    assert batch.labels_K.reshape(10, 16)[last, -1] == IGNORE
+
+
+def test_the_next_step_is_prepared_ahead():
+    batches, made = Batches(FakeShards(), Objective(), row=16, seed=0), []
+    make = batches._make
+    batches._make = lambda *shape: made.append(shape) or make(*shape)
+    for step in range(4):
+        batches.step(step, step * 8, micro_batches=2, micro_rows=4, mask_rate=0.3)
+    batches.close()
+    assert [shape[0] for shape in made] in ([0, 1, 2, 3], [0, 1, 2, 3, 4])  # each once; the fifth may have begun

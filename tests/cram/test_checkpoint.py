@@ -1,5 +1,6 @@
 """Checkpoints: whole or absent, every flipped byte found, the newest good one wins."""
 
+import json
 import os
 import random
 import signal
@@ -82,7 +83,6 @@ def test_a_checkpoint_cannot_run_code(tmp_path):
     path = tmp_path / "step-00000001"
     checkpoint.save(tmp_path, {"x": 1}, step=1, run_id="run", keep=1)
     torch.save({"x": Evil()}, path / "state.pt")
-    import json
     manifest = json.loads((path / "manifest.json").read_text())
     manifest.update(bytes=(path / "state.pt").stat().st_size, xxh3_128=checkpoint.file_hash(path / "state.pt"))
     (path / "manifest.json").write_text(json.dumps(manifest))
@@ -128,3 +128,27 @@ def test_kill_9_while_saving_leaves_good_checkpoints(tmp_path):
         said = []
         loaded = checkpoint.load_newest(tmp_path, "r", said.append)
         assert not said and loaded["step"] >= last and (loaded["w"] == loaded["step"]).all()
+
+
+@pytest.mark.parametrize("key, value, message", [("step", 1, "step 1"), ("format", 99, "format 99, this version reads"),
+                                                 ("bytes", 1, "1 were written")])
+def test_a_manifest_that_does_not_fit_is_damage(tmp_path, key, value, message):
+    path = save(tmp_path, 7)
+    manifest = json.loads((path / "manifest.json").read_text())
+    (path / "manifest.json").write_text(json.dumps({**manifest, key: value}))
+    assert message in checkpoint.damage(path)
+
+
+def test_a_step_may_be_saved_again_and_a_leftover_is_in_nobodys_way(tmp_path):
+    save(tmp_path, 1)
+    (tmp_path / ".step-00000001.tmp").mkdir()
+    (tmp_path / ".step-00000001.tmp" / "state.pt").write_bytes(b"half")
+    checkpoint.save(tmp_path, state(9), step=1, run_id="run", keep=3)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+    assert checkpoint.load_newest(tmp_path, "run", print)["step"] == 9
+
+
+def test_newest_means_the_highest_number_whatever_the_digits(tmp_path):
+    for step in (99_999_999, 100_000_000):
+        save(tmp_path, step)
+    assert checkpoint.load_newest(tmp_path, "run", print)["step"] == 100_000_000

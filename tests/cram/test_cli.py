@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from cram import artifacts, cli, stages
-from cram.budget import Budget, Ledger
+from cram.budget import Budget
+from cram.ledger import Ledger
 from cram.errors import CramError
 
 STAGES = ("text", "tokenizer", "data", "pretrain", "evaluate", "report")

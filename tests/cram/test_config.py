@@ -104,7 +104,7 @@ def test_files_that_are_no_utf8_yaml(tmp_path):
     (["train.micro_batch_tokens=1536"], "is not a multiple of train.micro_batch_tokens 1536"),
     (["train.batch_ramp=0.5"], "train.batch_ramp needs train.batch_start_tokens"),
     (["train.batch_start_tokens=128"], "only used with train.batch_ramp"),
-    (["train.batch_ramp=0.5", "train.batch_start_tokens=8192"], "is more than train.batch_tokens 4096"),
+    (["train.batch_ramp=0.5", "train.batch_start_tokens=8192"], "train.batch_start_tokens 8192 is more than train.batch_tokens"),
     (["train.checkpoint_every=5", "train.checkpoint_every_steps=5"], "exclude each other"),
     (["train.precision=fp16", "train.device=cpu"], "needs a CUDA card"),
     (["train.replay=/nowhere/progress.f64"], "no file /nowhere/progress.f64"),

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from cram import device
+from cram import device, sizing
 from cram.batches import document_bounds
 from cram.errors import CramError
 from cram.model import build
 from cram.objective import cross_entropy_sum
 from cram.ops import Documents
-from cram.schema import Model, Train
+from cram.schema import Config, Model, Objective, Train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="checks what is said where there is no card")
@@ -24,7 +24,8 @@ def test_impossible_choices_are_refused(changes, message):
 def test_the_cpu_is_plain_float32_unless_asked():
     chosen = device.choose_device(Train(device="cpu"))
     assert (chosen.kind, chosen.dtype, chosen.compile, chosen.scaled) == ("cpu", torch.float32, False, False)
-    assert device.choose_device(Train(device="cpu", precision="bf16", compile="on")).dtype is torch.bfloat16
+    assert device.choose_device(Train(device="cpu", precision="bf16")).dtype is torch.bfloat16
+    assert [device.choose_device(Train(device="cpu", compile=value)).compile for value in ("on", "off")] == [True, False]
 
 
 class FakeCard:
@@ -44,7 +45,8 @@ class FakeCard:
         self.reserved = 1000 * tokens // self.limit
 
 
-@pytest.mark.parametrize("limit, expected", [(100_000, 65536), (65536, 32768), (20_000, 16384), (1000, 512), (300, 256), (280, 128)])
+@pytest.mark.parametrize("limit, expected", [
+    (10**6, 65536), (100_000, 65536), (65536, 32768), (20_000, 16384), (1000, 512), (300, 256), (280, 128)])
 def test_micro_batch_is_the_largest_with_room_to_spare(monkeypatch, limit, expected):
     card = FakeCard(monkeypatch, limit)
     assert device.largest_micro_batch(card.attempt, row=128, batch=131072, keep_free=0) == expected
@@ -78,3 +80,31 @@ def test_one_graph_whatever_the_documents(causal):
                      ids if causal else ids[:20])
         torch.testing.assert_close(compiled(*arguments), cross_entropy_sum(*arguments))
     assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize("row, batch, expected", [
+    (128, 4096, 4096), (128, 131072, 8192), (128, 12288, 6144), (16384, 32768, 16384), (2000, 14000, 2000)])
+def test_on_the_cpu_a_micro_batch_is_an_equal_part_of_whole_rows(row, batch, expected):
+    config = Config(train=Train(sequence_length=row, batch_tokens=batch))
+    cpu = device.choose_device(Train(device="cpu"))
+    assert sizing.choose_micro_batch(None, cpu, config) == expected
+    config.train.micro_batch_tokens = row
+    assert sizing.choose_micro_batch(None, cpu, config) == row
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_trial_leaves_no_trace(causal):
+    model = build(Model(layers=1, width=32, heads=2), 64, causal, seed=0)
+    before, generator = [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
+    config = Config(train=Train(sequence_length=16), objective=Objective(mask_rate=0.3))
+    assert sizing.trial(model, device.choose_device(Train(device="cpu")), config, 64) > 0
+    assert all(p.grad is None and torch.equal(p, b) for p, b in zip(model.parameters(), before))
+    assert torch.equal(generator, torch.get_rng_state())
+
+
+def test_the_first_step_is_estimated_from_a_second_trial_of_one_row(monkeypatch):
+    times, tried = iter([100.0, 2.0]), []
+    monkeypatch.setattr(sizing, "trial", lambda model, where, config, tokens: tried.append(tokens) or next(times))
+    config = Config(train=Train(sequence_length=128))
+    assert sizing.first_step_seconds(None, device.choose_device(Train(device="cpu")), config, 1024, 4096) == 2.0 * 32
+    assert tried == [128, 128]

@@ -98,6 +98,7 @@ def test_building_leaves_the_global_generator_alone_and_repeats():
 
 def test_mlp_width_follows_the_rule():
     assert mlp_width(Model(width=768, mlp="geglu")) == 2048 and mlp_width(Model(width=768, mlp="gelu")) == 3072
+    assert mlp_width(Model(width=128, mlp="swiglu")) == 384  # 341 rounded up
 
 
 def by_the_formulas(model, ids, lengths):
@@ -108,7 +109,8 @@ def by_the_formulas(model, ids, lengths):
     def norm(x, name):
         if f"{name}.bias" in w:  # LayerNorm
             x = x - x.mean(-1, keepdim=True)
-        return x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt() * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
+        x = x / (x.square().mean(-1, keepdim=True) + config.norm_eps).sqrt()
+        return x * w[f"{name}.weight"] + w.get(f"{name}.bias", 0.0)
 
     def linear(x, name):
         return x @ w[f"{name}.weight"].T + w.get(f"{name}.bias", 0.0)

@@ -76,3 +76,16 @@ def test_the_split_into_micro_batches_does_not_change_the_gradient():
     parts = sum(torch.autograd.grad(cross_entropy_sum(model, ids[part], Documents(None, None, 5), None, labels[part]) / 6,
                                     model.table)[0] for part in (slice(0, 5), slice(5, 10)))
     torch.testing.assert_close(whole, parts)
+
+
+def test_every_token_is_equally_likely_to_be_chosen():
+    ids, times = np.full(20, 77, dtype=np.uint16), np.zeros(20)
+    for seed in range(400):
+        times[mask(ids, 5, seed)[1]] += 1
+    assert times.sum() == 2000 and 60 < times.min() and times.max() < 140  # 100 each, standard deviation 8.7
+
+
+def test_random_replacements_cover_all_ordinary_tokens():
+    ids = np.full(200_000, 77, dtype=np.uint16)
+    hidden = mask(ids, 200_000, mask_fraction=0.0, random_fraction=1.0)[0]
+    assert set(np.unique(hidden)) == set(range(SPECIAL, 1000))

@@ -105,3 +105,26 @@ def test_loss_scale_halves_and_recovers():
     off = LossScale(enabled=False)
     off.update(finite=False)
     assert off.scale == 1.0
+
+
+def test_every_setting_reaches_its_optimizer():
+    config = Optimizer(lr=0.1, muon_lr=0.2, beta1=0.7, beta2=0.8, eps=1e-3, momentum=0.6, weight_decay=0.3)
+    model = small()
+    muon, adamw = make_optimizers(model, config)
+    assert all(group["betas"] == (0.7, 0.8) and group["eps"] == 1e-3 for group in adamw.param_groups)
+    assert [group["momentum"] for group in muon.param_groups] == [0.6]
+    decay = {id(p): g["weight_decay"] for o in (muon, adamw) for g in o.param_groups for p in g["params"]}
+    assert all(decay[id(p)] == (0.3 if p.ndim == 2 else 0.0) for p in model.parameters())
+
+
+def test_a_loss_scale_continues_where_it_was_saved():
+    straight, first, second = (LossScale(enabled=True, patience=5) for _ in range(3))
+    events = [True, True, False, True, True, True, True, True, True]
+    for finite in events:
+        straight.update(finite)
+    for finite in events[:6]:
+        first.update(finite)
+    second.load_state_dict(first.state_dict())
+    for finite in events[6:]:
+        second.update(finite)
+    assert second.state_dict() == straight.state_dict() == {"scale": 65536.0, "good_steps": 1}

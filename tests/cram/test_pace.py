@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from cram.budget import Budget, Ledger, read_ledger
+from cram.budget import Budget
+from cram.ledger import Ledger, read_ledger
 from cram.pace import Pace
 from cram.schema import Train
 
@@ -95,3 +96,96 @@ def test_a_step_slower_than_ever_still_leaves_the_closing_step(tmp_path):
     pace.step_seconds.append(9.0)
     assert pace.next_progress(0.0, before) is None  # another such step would not fit: better end early
     ledger.close("finished")
+
+
+@pytest.fixture
+def pace(tmp_path):
+    """``pace("100s", reserve=3)``: a pace of settings on a clock at 0; ``pace.clock.now`` moves it."""
+    ledgers = []
+
+    def make(budget="100s", **train):
+        machine = Machine(0, 1.0)
+        ledgers.append(Ledger(tmp_path / f"{len(ledgers)}.jsonl", Budget.parse(budget), "run", heartbeat=99, clock=machine))
+        return Pace(ledgers[-1], Train(**train), clock=machine)
+    yield make
+    for ledger in ledgers:
+        ledger.close("finished")
+
+
+def test_the_reserve_is_as_configured_or_measured(pace):
+    fixed, measured = pace(reserve=3.0), pace()
+    for each in (fixed, measured):
+        each.saved(5.0), each.saved(1.0)  # the slowest counts
+    assert fixed.reserve() == 3.0 and measured.reserve() == pytest.approx(2 * 5.0 + 0.6)
+    assert pace("24h").reserve() == 10.0
+
+
+def test_the_first_step_is_expected_three_times_as_slow_as_tried(pace):
+    for left, progress in ((6.5, 6.0 / 100), (5.9, 1.0), (2.9, None)):
+        fresh = pace(reserve=0.0)
+        fresh.expect(1.0, 16384)
+        fresh.clock.now = 100.0 - left
+        got = fresh.next_progress(0.0, 0.0)
+        assert got == progress if progress in (1.0, None) else 0.9 < got < 1.0
+
+
+def test_the_slowest_recent_step_decides(pace):
+    slow = pace(reserve=0.0)
+    slow.step_seconds.extend([10.0, 1.0, 1.0])
+    slow.clock.now = 85.0
+    assert slow.next_progress(0.0, 0.0) == 1.0
+    slow.step_seconds.extend([1.0] * 16)  # long ago
+    assert slow.next_progress(0.0, 0.0) < 1.0
+
+
+def test_progress_never_falls(pace):
+    late = pace(reserve=0.0)
+    late.step_seconds.append(1.0)
+    assert late.next_progress(0.0, 0.5) == 0.5
+
+
+def test_nothing_follows_the_step_with_progress_one(pace):
+    early = pace(reserve=0.0)
+    early.step_seconds.append(1.0)
+    assert early.next_progress(0.0, 1.0) is None
+    assert pace("10 steps").next_progress(1, 1.0) is None
+
+
+def test_a_closing_step_needs_room_for_the_last_save(pace):
+    tight = pace()
+    tight.saved(2.0)
+    tight.step_seconds.append(1.0)
+    for now, progress in ((95.9, 1.0), (96.1, None)):  # a step of 1 s and one and a half saves of 2 s
+        tight.clock.now = now
+        assert tight.next_progress(0.0, 0.5) == progress
+
+
+def test_work_on_the_side_needs_twice_its_time(pace):
+    busy = pace(reserve=10.0)
+    for now, room in ((79.9, True), (80.1, False)):
+        busy.clock.now = now
+        assert busy.has_room(5.0) == room
+    assert pace("10 steps").has_room(1e9)
+
+
+@pytest.mark.parametrize("save, seconds", [(0.01, 10.0), (1.0, 100.0), (60.0, 600.0)])
+def test_saving_costs_one_percent_at_most(pace, save, seconds):
+    seldom = pace("24h")
+    seldom.saved(save)
+    for since, due in ((seconds - 0.1, False), (seconds + 0.1, True)):
+        seldom.clock.now = since
+        assert seldom.save_is_due(1) == due
+
+
+def test_saving_is_due_as_configured(pace):
+    by_time, by_steps = pace(checkpoint_every=7.0), pace(checkpoint_every_steps=4)
+    by_time.clock.now = 7.5
+    assert by_time.save_is_due(1) and [by_steps.save_is_due(step) for step in (3, 4, 5, 8)] == [False, True, False, True]
+
+
+def test_costs_are_known_to_the_next_session(pace):
+    first, second = pace(), pace()
+    first.step_seconds.extend([1.0, 4.0, 2.0])
+    first.saved(5.0), first.validated(6.0)
+    second.load_state_dict(first.state_dict())
+    assert (max(second.step_seconds), second.save_seconds, second.validation_seconds) == (4.0, 5.0, 6.0)

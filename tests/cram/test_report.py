@@ -6,7 +6,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from cram.budget import Budget, Ledger
+from cram.budget import Budget
+from cram.ledger import Ledger
 from cram.config import load
 from cram.errors import CramError
 from cram.report import draw_curves, write_report
@@ -25,7 +26,8 @@ def run(tmp_path):
     """A finished run of 100 s: 10 s setup, 80 s steps, 10 s saving."""
     now = [0.0]
     ledger = Ledger(tmp_path / "pretrain" / "ledger.jsonl", Budget.parse("100s"), "feedc0ffee12", heartbeat=3600.0,
-                    clock=lambda: now[0], energy=lambda: 3.6e4 * now[0])
+                    clock=lambda: now[0])
+    ledger.measure_energy(lambda: 3.6e4 * now[0])
     telemetry = Telemetry(tmp_path / "pretrain", config={"name": "t"}, print_every=1.0, say=print)
     telemetry.plan({"device": "test card", "parameters": 1_234_567})
     now[0] = 10.0

@@ -60,3 +60,20 @@ def test_a_step_budget_is_used_to_the_last_step():
         spent += 1
         assert (p == 1.0) == (spent == 500)
     assert spent == 500
+
+
+def test_plateaus_are_equally_long():
+    rates = [round(schedule.mask_rate(p / 100, 0.3, 0.15, 4), 6) for p in range(100)]
+    assert [rates.count(rate) for rate in (0.3, 0.25, 0.2, 0.15)] == [25, 25, 25, 25]
+
+
+def test_batch_grows_linearly_from_its_start():
+    sizes = [schedule.batch_tokens(p, 1024, 256, 0.6, 128) for p in (0.0, 0.1, 0.3, 0.4, 0.6)]
+    assert sizes == [256, 384, 640, 768, 1024]
+    assert schedule.batch_tokens(0.5, 1024, None, 0.0, 128) == 1024
+
+
+def test_progress_is_the_share_of_what_is_there_to_spend_after_the_step():
+    assert schedule.progress(100, 40, 10, reserve=20) == 50 / 80
+    assert schedule.progress(100, 65, 10, reserve=20) == 1.0  # the next would eat into the reserve
+    assert schedule.progress(100, 71, 10, reserve=20) is None

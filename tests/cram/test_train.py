@@ -1,5 +1,7 @@
 """The loop: budgets kept, bits repeated, kills survived. Real child processes where a process must die."""
 
+import gc
+import itertools
 import json
 import os
 import random
@@ -12,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 
+import cram.train
 from cram import checkpoint
-from cram.budget import read_ledger
+from cram.ledger import read_ledger
+from cram.device import Device
 from cram.errors import CramError
-from cram.interrupt import Interrupted
+from cram.interrupt import Interrupted, StopSignal
 from cram.telemetry import read_metrics
 from cram.train import pretrain
 
@@ -56,14 +60,44 @@ def child(config, tiny, folder):
                              str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+class Stop(Exception):
+    """Thrown into the middle of a step."""
+
+
+@pytest.fixture
+def stop_in_step(monkeypatch):
+    """``stop_in_step(7)``: of the steps to come, number 7 (from 0) raises Stop; those after it are left alone."""
+    def arm(number):
+        real, count = cram.train.schedule.learning_rate, itertools.count()
+
+        def learning_rate(p, schedule):
+            if next(count) == number:
+                raise Stop
+            return real(p, schedule)
+        monkeypatch.setattr(cram.train.schedule, "learning_rate", learning_rate)
+    return arm
+
+
+def stopped(config, tiny, folder):
+    with pytest.raises(Stop):
+        run(config, tiny, folder)
+    gc.collect()  # closes its files
+
+
 @pytest.mark.parametrize("objective", ["masked", "causal"])
 def test_a_step_budget_is_used_exactly_and_the_loss_falls(tiny, small_config, tmp_path, objective):
-    run(small_config(f"objective.type={objective}", budget="40 steps"), tiny, tmp_path)
+    config = small_config(f"objective.type={objective}", "objective.mask_rate=0.3", budget="40 steps")
+    run(config, tiny, tmp_path)
+    assert checkpoint.list_checkpoints(tmp_path / "checkpoints")[0].name == "step-00000040"
     ledger = read_ledger(tmp_path / "ledger.jsonl")
     rows = [row for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
     assert ledger.spent == 40 and ledger.reason == "finished" and ledger.tokens == 40 * 512
     assert rows[-1]["progress"] == 1.0 and rows[-1]["lr"] == 0.0 == rows[-1]["muon_lr"]
     assert rows[-1]["loss"] < rows[0]["loss"] - 0.5
+    model = checkpoint.load_model(tmp_path)
+    assert ledger.flops == pytest.approx(40 * 512 * model.flops_per_token(32, 1.0 if objective == "causal" else 0.3))
+    assert not model.training
+    assert all(ledger.account[name] > 0 for name in ("setup", "steps", "saving", "data_wait", "validation"))
     progress = np.fromfile(tmp_path / "progress.f64")
     assert len(progress) == 40 and (np.diff(progress) > 0).all() and progress[-1] == 1.0
     assert sum(row["kind"] == "validation" for row in read_metrics(tmp_path / "metrics.jsonl")) == 9
@@ -123,6 +157,10 @@ def test_micro_batches_change_nothing_but_rounding(tiny, small_config, tmp_path)
     parts = run(small_config("objective.type=causal", "train.micro_batch_tokens=128", budget="5 steps"), tiny, tmp_path / "b")
     for name in whole:
         torch.testing.assert_close(whole[name], parts[name], rtol=1e-3, atol=2e-4)
+    # clipping, Muon and AdamW are blind to the scale of a gradient: its norm is not
+    norms = [[row["grad_norm"] for row in read_metrics(tmp_path / name / "metrics.jsonl") if row["kind"] == "train"]
+             for name in "ab"]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-2) and norms[0][0] == pytest.approx(norms[1][0], rel=1e-4)
 
 
 def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_shown(tiny, small_config, tmp_path):
@@ -142,7 +180,7 @@ def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_
     assert ledger.account["lost"] >= 2 * 0.5  # two crashes, at least one heartbeat each
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1])
 def test_a_signal_saves_and_leaves_with_143_and_the_rest_follows(tiny, small_config, tmp_path, number):
     config = small_config(budget="150 steps")
     process = child(config, tiny, tmp_path)
@@ -152,30 +190,19 @@ def test_a_signal_saves_and_leaves_with_143_and_the_rest_follows(tiny, small_con
     process.send_signal(number)
     output = process.communicate(timeout=30)[0]
     assert process.returncode == 143 and "the same command resumes" in output
-    assert read_ledger(tmp_path / "ledger.jsonl").reason == "interrupted"
+    ledger = read_ledger(tmp_path / "ledger.jsonl")
+    newest = checkpoint.list_checkpoints(tmp_path / "checkpoints")[0]
+    assert ledger.reason == "interrupted" and 0 < ledger.steps == int(newest.name[5:])
     resumed = run(config, tiny, tmp_path)
     assert same(resumed, run(config, tiny, tmp_path.with_name(tmp_path.name + "straight")))
     assert read_ledger(tmp_path / "ledger.jsonl").account["lost"] < 0.5
 
 
-def test_a_damaged_newest_checkpoint_costs_time_not_the_run(tiny, small_config, tmp_path):
-    config = small_config("train.checkpoint_every_steps=5", budget="30 steps")
+def test_a_damaged_newest_checkpoint_costs_time_not_the_run(tiny, small_config, tmp_path, stop_in_step):
+    config = small_config("train.checkpoint_every_steps=5", "objective.mask_rate_end=0.1", budget="30 steps")
     straight = run(config, tiny, tmp_path / "straight")
-
-    class Stop(Exception):
-        pass
-
-    def stop_at_15(*_, **__):
-        raise Stop
-    import cram.train
-    real, cram.train.schedule.learning_rate = cram.train.schedule.learning_rate, None
-    count = iter(range(100))
-    cram.train.schedule.learning_rate = lambda p, s: real(p, s) if next(count) < 17 else stop_at_15()
-    try:
-        with pytest.raises(Stop):
-            run(config, tiny, tmp_path / "harmed")
-    finally:
-        cram.train.schedule.learning_rate = real
+    stop_in_step(17)
+    stopped(config, tiny, tmp_path / "harmed")
     newest = checkpoint.list_checkpoints(tmp_path / "harmed" / "checkpoints")[0] / "state.pt"
     assert newest.parent.name == "step-00000015"
     content = bytearray(newest.read_bytes())
@@ -185,6 +212,88 @@ def test_a_damaged_newest_checkpoint_costs_time_not_the_run(tiny, small_config, 
     harmed = run(config, tiny, tmp_path / "harmed", said=said)
     assert any("step-00000015 is damaged" in line for line in said) and any("resuming at step 10" in line for line in said)
     assert same(straight, harmed)
+    assert (tmp_path / "harmed" / "progress.f64").read_bytes() == (tmp_path / "straight" / "progress.f64").read_bytes()
+    left = [path.name for path in checkpoint.list_checkpoints(tmp_path / "harmed" / "checkpoints")]
+    assert left == ["step-00000030", "step-00000025"]
+
+
+def test_a_session_takes_up_everything_that_was_saved(tiny, small_config, tmp_path, monkeypatch, stop_in_step):
+    """Also what no ordinary run on a CPU shows: loss scale, generator, a micro-batch found by trial, costs."""
+    config = small_config("train.checkpoint_every_steps=5", "objective.mask_rate_end=0.1", budget="12 steps")
+    draws, sizes, costs = [], [512], []
+    loss_sum, load = cram.train.cross_entropy_sum, cram.train.Pace.load_state_dict
+    monkeypatch.setattr(cram.train, "choose_device", lambda train: Device("cpu", "CPU", torch.float16, False, None))
+    monkeypatch.setattr(cram.train, "choose_micro_batch", lambda *_: sizes[0])
+    monkeypatch.setattr(cram.train, "cross_entropy_sum", lambda *a: draws.append(torch.rand(()).item()) or loss_sum(*a))
+    monkeypatch.setattr(cram.train.Pace, "load_state_dict", lambda pace, state: costs.append(state) or load(pace, state))
+    straight = run(config, tiny, tmp_path / "straight")
+    expected = draws.copy()
+    draws.clear()
+    stop_in_step(7)
+    stopped(config, tiny, tmp_path / "harmed")
+    sizes[0] = 128  # another session finds less memory free
+    harmed = run(config, tiny, tmp_path / "harmed")
+    assert same(straight, harmed)
+    assert len(expected) == 12 and draws[:5] + draws[7:] == expected
+    scales = [checkpoint.load_newest(tmp_path / name / "checkpoints", "run", print)["loss_scale"]
+              for name in ("straight", "harmed")]
+    assert scales[0] == scales[1] and scales[0]["good_steps"] > 5
+    assert len(costs) == 1 and costs[0]["save"] > 0
+    ledger = read_ledger(tmp_path / "harmed" / "ledger.jsonl")
+    assert [row["step"] for row in ledger.rows if row["kind"] == "checkpoint"] == [0, 5, 10, 12]
+
+
+@pytest.mark.parametrize("objective", ["masked", "causal"])
+def test_validation_changes_nothing_in_the_run(tiny, small_config, tmp_path, objective):
+    often, never = (run(small_config(f"objective.type={objective}", f"train.validate_every={every}"), tiny, tmp_path / every)
+                    for every in ("0.2", "1.0"))
+    kinds = [[row["kind"] for row in read_metrics(tmp_path / every / "metrics.jsonl")] for every in ("0.2", "1.0")]
+    assert kinds[0].count("validation") == 4 and kinds[1].count("validation") == 0
+    assert same(often, never)
+
+
+def test_without_room_nothing_is_done_on_the_side(tiny, small_config, tmp_path, monkeypatch):
+    monkeypatch.setattr(cram.train.Pace, "has_room", lambda pace, seconds: False)
+    run(small_config("train.checkpoint_every_steps=2", budget="8 steps"), tiny, tmp_path)
+    assert not any(row["kind"] == "validation" for row in read_metrics(tmp_path / "metrics.jsonl"))
+    saved = [row["step"] for row in read_ledger(tmp_path / "ledger.jsonl").rows if row["kind"] == "checkpoint"]
+    assert saved == [0, 8]
+
+
+def test_every_setting_of_the_loop_matters(tiny, small_config, tmp_path):
+    settings = [["optimizer.clip=1e-9"], ["objective.z_loss=0.1"], ["objective.mask_rate_end=0.05"], ["schedule.warmup=0.4"],
+                ["train.batch_ramp=0.9", "train.batch_start_tokens=128"]]
+    plain = run(small_config("train.micro_batch_tokens=128", budget="6 steps"), tiny, tmp_path / "plain")
+    for setting in settings:
+        changed = small_config("train.micro_batch_tokens=128", *setting, budget="6 steps")
+        assert not same(plain, run(changed, tiny, tmp_path / setting[0])), setting
+
+
+def test_the_seed_decides_the_weights_and_the_order_of_the_text(tiny, small_config, tmp_path, monkeypatch):
+    for seed in (1, 2):
+        run(small_config(f"seed={seed}", "train.keep_checkpoints=9", budget="2 steps"), tiny, tmp_path / f"{seed}")
+    first = [torch.load(tmp_path / f"{seed}" / "checkpoints" / "step-00000000" / "state.pt")["model"] for seed in (1, 2)]
+    assert not same(*first)
+    build = cram.train.build
+    monkeypatch.setattr(cram.train, "build", lambda *a, seed: build(*a, seed=0))
+    configs = [small_config(f"seed={seed}", "objective.type=causal", budget="2 steps") for seed in (1, 2)]
+    assert not same(*(run(config, tiny, tmp_path / f"text{config.seed}") for config in configs))
+
+
+def test_lost_work_that_uses_up_the_budget_ends_the_run_with_a_warning(tiny, small_config, tmp_path, stop_in_step):
+    config = small_config("train.checkpoint_every_steps=2", "telemetry.heartbeat=1000", budget="60s")
+    stop_in_step(5)
+    stopped(config, tiny, tmp_path)
+    path = tmp_path / "ledger.jsonl"
+    *lines, _ = path.read_bytes().splitlines(keepends=True)  # without the closing row, as kill -9 leaves it
+    path.write_bytes(b"".join(lines))
+    path.with_suffix(".head").write_text(json.dumps({"row": len(lines) - 1, "hash": json.loads(lines[-1])["hash"]}))
+    said = []
+    run(config, tiny, tmp_path, said=said)
+    assert any("warning: lost work used up the budget" in line for line in said)
+    ledger = read_ledger(path)
+    assert ledger.reason == "finished" and ledger.steps == 4 and ledger.fraction == pytest.approx(1.0, abs=0.1)
+    assert "lost work" in read_metrics(tmp_path / "metrics.jsonl")[-1]["reason"]
 
 
 def test_foreign_checkpoints_and_missing_ledgers_are_refused(tiny, small_config, tmp_path):
@@ -198,7 +307,8 @@ def test_foreign_checkpoints_and_missing_ledgers_are_refused(tiny, small_config,
     pretrain_again = tmp_path / "foreign"
     pretrain_again.mkdir()
     os.rename(tmp_path / "lost" / "checkpoints", pretrain_again / "checkpoints")
-    from cram.budget import Budget, Ledger
+    from cram.budget import Budget
+    from cram.ledger import Ledger
     Ledger(pretrain_again / "ledger.jsonl", Budget.parse(config.budget), "another", heartbeat=9).close("interrupted")
     with pytest.raises(CramError, match="belongs to run run, not to another"):
         pretrain(config, tiny["data"], tiny["tokenizer"], pretrain_again, "another", print)
@@ -211,6 +321,10 @@ def test_a_finished_run_is_left_alone(tiny, small_config, tmp_path):
     run(config, tiny, tmp_path, said=said)
     assert said == ["pretrain: this run has already spent its budget"]
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
+    for path in checkpoint.list_checkpoints(tmp_path / "checkpoints"):
+        (path / "state.pt").write_bytes(b"")
+    with pytest.raises(CramError, match="no good checkpoint is left; start anew with --force"):
+        run(config, tiny, tmp_path)
 
 
 def test_a_budget_too_small_for_one_step_says_so(tiny, small_config, tmp_path):
@@ -239,3 +353,22 @@ def test_an_edited_shard_is_refused_before_anything_is_charged(tiny, small_confi
     with pytest.raises(DataError, match="train-00000.bin.*cram data --force"):
         pretrain(small_config(), data, tiny["tokenizer"], tmp_path / "run", "run", print)
     assert not (tmp_path / "run" / "ledger.jsonl").exists()
+
+
+def test_one_signal_is_noted_a_second_one_interrupts_and_the_handlers_come_back():
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    def unnoted(number, frame):
+        raise AssertionError(f"signal {number} was not noted")
+    before = [signal.signal(number, unnoted) for number in numbers]
+    try:
+        for number in numbers:
+            with StopSignal() as stop:
+                assert not stop.received
+                signal.raise_signal(number)
+                assert stop.received
+                with pytest.raises(KeyboardInterrupt):
+                    signal.raise_signal(number)
+            assert all(signal.getsignal(other) is unnoted for other in numbers)
+    finally:
+        for number, handler in zip(numbers, before):
+            signal.signal(number, handler)

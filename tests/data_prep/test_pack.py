@@ -177,7 +177,7 @@ def test_manifest_missing_or_foreign(damaged, stages):
 def test_file_missing_or_cut_short(damaged, name):
     content = (damaged / name).read_bytes()
     (damaged / name).write_bytes(content[:-1])
-    refused(damaged, rf"train-0000\d\.bin: .*(has 17 bytes, its manifest says 18|cannot be read).*; make it again: cram data --force")
+    refused(damaged, r"train-0000\d\.bin: .*(has 17 bytes, its manifest says 18|cannot be read).*; make it again: cram data --force")
     (damaged / name).write_bytes(b"")
     refused(damaged, r"cannot be read .*make it again: cram data --force")
     (damaged / name).unlink()

@@ -95,3 +95,10 @@ def test_shapes_that_do_not_fit_are_refused():
         attention(q, q, q, documents=Documents(None, None, 8), causal=True)
     with pytest.raises(ValueError, match="no whole number"):
         attention(torch.zeros(8, 3, 4), torch.zeros(8, 2, 4), torch.zeros(8, 2, 4), documents=Documents(None, None, 8), causal=True)
+
+
+def test_the_scale_is_the_one_given():
+    documents, spans = pack([5, 3, 8], 8)
+    q, k, v = (torch.randn(16, 2, 4, generator=torch.Generator().manual_seed(seed)) for seed in range(3))
+    out = attention(q, k, v, documents=documents, causal=True, scale=0.2)
+    torch.testing.assert_close(out.double(), oracle(q, k, v, spans, True, None, 0.2), rtol=1e-5, atol=1e-5)

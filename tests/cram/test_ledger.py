@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cram.budget import CATEGORIES, Budget, Ledger, read_ledger
+from cram.budget import Budget
+from cram.ledger import CATEGORIES, Ledger, read_ledger
 from cram.errors import CramError
 
 
@@ -171,7 +172,7 @@ def test_deleting_or_swapping_any_line_is_detected(tmp_path):
 
 
 def test_recomputed_hashes_contradict_the_head(tmp_path):
-    from cram.budget import row_hash
+    from cram.ledger import row_hash
     path = tmp_path / "ledger.jsonl"
     rows = [json.loads(line) for line in finished_ledger(path)]
     previous = ""
@@ -231,7 +232,8 @@ def test_heartbeats_come_by_themselves(tmp_path):
 def test_world_size_multiplies_time_and_energy_adds_up(tmp_path):
     path, clock, joules = tmp_path / "ledger.jsonl", FakeClock(), [50.0]
     for _ in range(2):
-        ledger = Ledger(path, Budget.parse("100s"), "run", world_size=4, clock=clock, energy=lambda: joules[0])
+        ledger = Ledger(path, Budget.parse("100s"), "run", world_size=4, clock=clock)
+        ledger.measure_energy(lambda: joules[0])
         ledger.resume(0)
         clock.now += 2
         joules[0] += 30.0
@@ -239,3 +241,68 @@ def test_world_size_multiplies_time_and_energy_adds_up(tmp_path):
         joules[0] += 1000.0  # somebody else used the card
     summary = read_ledger(path)
     assert summary.seconds == 16 and summary.energy_joules == 60.0
+
+
+def test_a_stale_head_is_detected(tmp_path):
+    """One row behind is a crash between two writes; two rows behind is somebody's copy."""
+    path = tmp_path / "ledger.jsonl"
+    rows = [json.loads(line) for line in finished_ledger(path)]
+    for behind in (1, 2):
+        path.with_suffix(".head").write_text(json.dumps({"row": len(rows) - 1 - behind, "hash": rows[-1 - behind]["hash"]}))
+        if behind == 1:
+            assert read_ledger(path).rows == rows
+    with pytest.raises(CramError, match="2 rows behind"):
+        read_ledger(path)
+
+
+def test_a_ledger_taken_away_is_missed(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    finished_ledger(path)
+    path.unlink()
+    with pytest.raises(CramError, match="no ledger there"):
+        Ledger(path, Budget.parse("100s"), "run")
+
+
+def test_another_runs_or_another_budgets_ledger_is_refused(tmp_path):
+    path = tmp_path / "ledger.jsonl"
+    Ledger(path, Budget.parse("100s"), "run").close("interrupted")
+    for budget, run_id in (("100s", "another"), ("200s", "run")):
+        with pytest.raises(CramError, match=f"not to {run_id} with {budget}; use another output folder"):
+            Ledger(path, Budget.parse(budget), run_id)
+
+
+def test_a_checkpoint_that_the_ledger_does_not_know_is_refused(tmp_path):
+    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run")
+    with pytest.raises(CramError, match="knows no checkpoint of step 7"):
+        ledger.resume(7)
+    ledger.close("interrupted")
+
+
+def test_a_step_saved_twice_counts_from_the_second_time(tmp_path):
+    """After falling back from a damaged checkpoint the same step is reached, and saved, again."""
+    path, clock = tmp_path / "ledger.jsonl", FakeClock()
+    ledger = Ledger(path, Budget.parse("100s"), "run", clock=clock)
+    for _ in range(2):
+        ledger.switch("steps")
+        clock.now += 10
+        ledger.checkpoint(5)
+        ledger.close("interrupted")
+        ledger = Ledger(path, Budget.parse("100s"), "run", clock=clock)
+        assert ledger.resume(5) == 0.0
+    assert ledger.account_seconds["steps"] == 20
+    ledger.close("interrupted")
+
+
+def test_a_crash_on_several_devices_is_charged_for_each(tmp_path):
+    path, clock = tmp_path / "ledger.jsonl", FakeClock()
+    die(Ledger(path, Budget.parse("100s"), "run", heartbeat=2.0, world_size=4, clock=clock))
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=2.0, world_size=4, clock=clock)
+    assert ledger.account_seconds["lost"] == 8.0
+    ledger.close("interrupted")
+
+
+@pytest.mark.parametrize("text, seconds, shown", [
+    ("1h", 3599.0, "59m59.0s"), ("2h", 3725.0, "1h02m05s"), ("1h", 7.25, "0m07.2s")])
+def test_time_is_shown_for_people(text, seconds, shown):
+    assert Budget.parse(text).show(seconds) == shown
+    assert Budget.parse("500 steps").show(20) == "20 steps"

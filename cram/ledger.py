@@ -1,0 +1,291 @@
+"""The ledger that proves a budget was kept.
+
+It is an append-only file of JSON rows, each fsynced and chained to the one before by its
+hash. The ledger, not a checkpoint, remembers what was spent, so a crash refunds nothing:
+
+* A heartbeat row every few seconds carries the time spent so far. A session found
+  without a closing row died; it is charged to its last row plus one whole heartbeat
+  interval, which is never less than what it used.
+* What was spent after the checkpoint that a run resumes from moves to the category
+  ``lost``. Time is never given back.
+* ``ledger.head`` holds number and hash of the last row. Editing or reordering rows
+  breaks the chain; cutting rows off the end contradicts the head.
+
+Hashes guard against accidents and careless edits. Somebody who recomputes every hash
+forges a ledger; only a head hash published elsewhere (the report prints it) shows that.
+
+Time budgets bound everything charged, lost work included. Step, token and FLOP budgets
+bound the work that is in the model: repeating lost steps is shown as lost time, but not
+deducted, since otherwise an interrupted run could never equal a straight one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Callable, Iterator, Optional
+
+from cram.budget import Budget
+from cram.errors import CramError
+from cram.files import replace_durably
+
+CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "lost")
+
+
+def row_hash(row: dict) -> str:
+    """SHA-256 of a row without its own hash; ``prev`` inside it makes the chain."""
+    body = {name: value for name, value in row.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class Summary:
+    """What a verified ledger says. ``spent`` is in the budget's unit, ``seconds`` charged time."""
+
+    budget: str
+    kind: str
+    amount: float
+    spent: float
+    seconds: float
+    account: dict[str, float]
+    sessions: int
+    steps: int
+    tokens: int
+    flops: float
+    energy_joules: Optional[float]
+    closed: bool
+    reason: str
+    run_id: str
+    head: str
+    rows: list[dict] = field(repr=False)
+
+    @property
+    def fraction(self) -> float:
+        return self.spent / self.amount
+
+
+def read_ledger(path: Path) -> Summary:
+    """Read and verify a ledger. Raises CramError naming the first line that does not hold."""
+    rows = _read_rows(path)
+    _check_head(path, rows)
+    first, last = rows[0], rows[-1]
+    budget = Budget.parse(first["budget"])
+    spent = last["seconds"] if budget.kind == "time" else last[budget.kind]
+    return Summary(first["budget"], budget.kind, budget.amount, spent, last["seconds"], last["account"],
+                   sum(row["kind"] == "open" for row in rows), last["steps"], last["tokens"], last["flops"],
+                   last["energy_joules"], last["kind"] == "close", last.get("reason", ""), first["run_id"],
+                   last["hash"], rows)
+
+
+def _check_head(path: Path, rows: list[dict]) -> None:
+    """The head names the last row, or the one before when a crash came between the two writes."""
+    head_path = path.with_suffix(".head")
+    if not head_path.exists() and len(rows) == 1:
+        return  # died between the very first row and its head
+    try:
+        head = json.loads(head_path.read_text())
+        number, digest = int(head["row"]), head["hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CramError(f"{head_path}: missing or damaged ({error}); the end of {path.name} cannot be verified") from error
+    if number >= len(rows):
+        raise CramError(f"{path}: ends at line {len(rows)}, but {head_path.name} recorded line {number + 1}: "
+                        "lines were deleted at the end")
+    if rows[number]["hash"] != digest:
+        raise CramError(f"{path}:{number + 1}: is not the line that {head_path.name} recorded: the ledger was rewritten")
+    if number < len(rows) - 2:
+        raise CramError(f"{head_path}: is {len(rows) - 1 - number} rows behind {path.name}: it was replaced")
+
+
+def _read_rows(path: Path) -> list[dict]:
+    """The chained rows; a last line without its newline is a write cut off by a crash, and no row."""
+    if not path.is_file():
+        raise CramError(f"{path}: no ledger there; give the folder of a run, such as runs/demo")
+    rows: list[dict] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1]):
+        try:
+            row = json.loads(line)
+            intact = row["hash"] == row_hash(row)
+            follows = row["row"] == number and row["prev"] == (rows[-1]["hash"] if rows else "")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CramError(f"{path}:{number + 1}: not a ledger row ({error}): the ledger was damaged") from error
+        if not intact or not follows:
+            raise CramError(f"{path}:{number + 1}: {'does not follow the line before' if intact else 'was edited'}: "
+                            "the hash chain is broken")
+        rows.append(row)
+    if not rows:
+        raise CramError(f"{path}: empty ledger; nothing was charged yet, remove it and start again")
+    return rows
+
+
+class Ledger:
+    """The open ledger of one running session.
+
+    Every moment between opening and closing belongs to exactly one category; ``account``
+    switches it. All sums are over the whole run, earlier sessions included.
+    """
+
+    def __init__(self, path: Path, budget: Budget, run_id: str, *, heartbeat: float = 5.0, world_size: int = 1,
+                 clock: Callable[[], float] = time.monotonic):
+        """Open or continue ``path``. clock: seconds, monotonic.
+
+        Raises CramError when the ledger was tampered with, has ended, or belongs to another run or budget.
+        """
+        self.path, self.budget = path, budget
+        self._clock, self._world_size = clock, world_size
+        self._energy, self._joules = (lambda: None), None
+        self._lock, self._stop = threading.RLock(), threading.Event()
+        self._category, self._since = "setup", clock()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists() or path.with_suffix(".head").exists():
+            self._continue(run_id)
+        else:
+            self._rows: list[dict] = []
+            self._account = dict.fromkeys(CATEGORIES, 0.0)
+            self._work = {"steps": 0, "tokens": 0, "flops": 0.0, "energy_joules": None}
+        self._append("open", budget=budget.text, run_id=run_id, world_size=world_size, heartbeat=heartbeat,
+                     pid=os.getpid(), host=socket.gethostname())
+        self._opened = dict(self._account)
+        self._thread = threading.Thread(target=self._beat, args=(heartbeat,), daemon=True, name="ledger heartbeat")
+        self._thread.start()
+
+    def _continue(self, run_id: str) -> None:
+        """Take up an existing ledger; a session that never closed is charged one interval more."""
+        summary = read_ledger(self.path)
+        if summary.run_id != run_id or summary.budget != self.budget.text:
+            raise CramError(f"{self.path}: belongs to run {summary.run_id} with budget {summary.budget}, not to {run_id} "
+                            f"with {self.budget.text}; use another output folder")
+        if summary.reason == "finished":
+            raise CramError(f"{self.path}: this run has ended; --force starts a new one")
+        self._rows, last = summary.rows, summary.rows[-1]
+        os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # a line torn by the crash
+        self._account = dict(last["account"])
+        self._work = {name: last[name] for name in ("steps", "tokens", "flops", "energy_joules")}
+        if last["kind"] != "close":
+            charge = next(row["heartbeat"] for row in reversed(self._rows) if row["kind"] == "open") * self._world_size
+            if self.budget.kind == "time":  # alive, the session would have ended inside the budget
+                charge = min(charge, max(self.budget.amount - last["seconds"], 0.0))
+            self._account["lost"] += charge
+            self._append("crash", charged=charge)
+
+    @property
+    def account_seconds(self) -> dict[str, float]:
+        """Charged seconds by category, up to now."""
+        with self._lock:
+            self._settle()
+            return dict(self._account)
+
+    @property
+    def seconds(self) -> float:
+        """Charged seconds so far."""
+        return sum(self.account_seconds.values())
+
+    @property
+    def spent(self) -> float:
+        """What was spent so far, in the budget's unit."""
+        return self.seconds if self.budget.kind == "time" else self._work[self.budget.kind]
+
+    @property
+    def sessions(self) -> int:
+        """How often this run was started."""
+        return sum(row["kind"] == "open" for row in self._rows)
+
+    @contextmanager
+    def account(self, category: str) -> Iterator[None]:
+        """Charge the time inside the block to ``category``, then return to the one before."""
+        before = self.switch(category)
+        try:
+            yield
+        finally:
+            self.switch(before)
+
+    def switch(self, category: str) -> str:
+        """Charge from now on to ``category``; returns the one until now."""
+        if category not in CATEGORIES:
+            raise KeyError(category)
+        with self._lock:
+            self._settle()
+            before, self._category = self._category, category
+            return before
+
+    def measure_energy(self, energy: Callable[[], Optional[float]]) -> None:
+        """From now on add up what ``energy`` (joules since some fixed moment; None: unknown) shows."""
+        with self._lock:
+            self._energy, self._joules = energy, energy()
+
+    def count(self, *, steps: int = 0, tokens: int = 0, flops: float = 0.0) -> None:
+        """Add finished work."""
+        with self._lock:
+            self._work["steps"] += steps
+            self._work["tokens"] += tokens
+            self._work["flops"] += flops
+
+    def checkpoint(self, step: int) -> None:
+        """Note that a durable checkpoint of ``step`` exists; resuming from it loses nothing spent before."""
+        self._append("checkpoint", step=step)
+
+    def resume(self, step: int) -> float:
+        """Continue from the checkpoint of ``step`` (0: from scratch). What was charged between it and this
+        session is lost; steps, tokens and FLOPs count from there. Returns the seconds newly lost."""
+        with self._lock:
+            self._settle()
+            kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
+            if kept is None and step:
+                raise CramError(f"{self.path}: knows no checkpoint of step {step}: that checkpoint is not from this run")
+            account = dict(kept["account"]) if kept else dict.fromkeys(CATEGORIES, 0.0)
+            for name in CATEGORIES:
+                account[name] += self._account[name] - self._opened[name]
+            lost = sum(self._account.values()) - sum(account.values())
+            account["lost"] += lost
+            self._account = account
+            for name in ("steps", "tokens", "flops"):
+                self._work[name] = kept[name] if kept else 0
+            self._opened = dict(account)
+            self._append("resume", step=step, newly_lost=round(lost, 6))
+            return lost
+
+    def close(self, reason: str) -> None:
+        """Write the closing row; 'finished' ends the run for good. Closing twice does nothing."""
+        if not self._stop.is_set():
+            self._stop.set()
+            self._thread.join()
+            self._append("close", reason=reason)
+
+    def _settle(self) -> None:
+        now = self._clock()
+        self._account[self._category] += max(now - self._since, 0.0) * self._world_size
+        self._since = now
+
+    def _beat(self, interval: float) -> None:
+        while not self._stop.wait(interval):
+            self._append("heartbeat")
+
+    def _append(self, kind: str, **more) -> None:
+        with self._lock:
+            if kind != "crash":
+                self._settle()
+            if self._joules is not None:
+                now = self._energy()
+                self._work["energy_joules"] = (self._work["energy_joules"] or 0.0) + now - self._joules
+                self._joules = now
+            account = {name: round(value, 6) for name, value in self._account.items()}
+            row = {"row": len(self._rows), "kind": kind, "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
+                   "seconds": round(sum(account.values()), 6), "account": account, **self._work, **more,
+                   "prev": self._rows[-1]["hash"] if self._rows else ""}
+            row["hash"] = row_hash(row)
+            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                os.write(descriptor, json.dumps(row, sort_keys=True).encode() + b"\n")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            head = {"row": row["row"], "hash": row["hash"]}
+            replace_durably(self.path.with_suffix(".head"), json.dumps(head).encode())
+            self._rows.append(row)
