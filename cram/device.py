@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import platform
 from dataclasses import dataclass
 from typing import Callable, Optional
 
@@ -58,6 +60,18 @@ def choose_device(train) -> Device:
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None) if kind == "cuda" else None
     return Device(kind, name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
                   train.compile == "on" or (train.compile == "auto" and kind == "cuda"), peak)
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed buffers for the next step; returns whether it could be asked (glibc only).
+
+    By default glibc maps every tensor over 32 MB anew and unmaps it when freed, so the kernel clears the
+    logits' pages again in every step. mallopt(3): M_MMAP_MAX (-4) 0, M_TRIM_THRESHOLD (-1) at its maximum.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    libc = ctypes.CDLL(None)
+    return bool(libc.mallopt(-4, 0)) and bool(libc.mallopt(-1, 2**31 - 1))
 
 
 def energy_meter(enabled: bool, kind: str, say: Callable[[str], None]) -> Callable[[], Optional[float]]:

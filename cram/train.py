@@ -25,7 +25,7 @@ from cram.batches import Batches
 from cram.budget import Budget
 from cram.ledger import Ledger, read_ledger
 from cram.config import to_dict
-from cram.device import choose_device, energy_meter
+from cram.device import choose_device, energy_meter, keep_freed_memory
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
@@ -105,6 +105,8 @@ class Day:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        if device.kind == "cpu":
+            keep_freed_memory()
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
         self.batches = Batches(self.shards, config.objective, row=train.sequence_length, seed=config.seed,

@@ -1,5 +1,9 @@
 """Choosing device, precision and micro-batch; compilation sees one graph whatever the documents."""
 
+import platform
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -108,3 +112,23 @@ def test_the_first_step_is_estimated_from_a_second_trial_of_one_row(monkeypatch)
     config = Config(train=Train(sequence_length=128))
     assert sizing.first_step_seconds(None, device.choose_device(Train(device="cpu")), config, 1024, 4096) == 2.0 * 32
     assert tried == [128, 128]
+
+
+FAULTS = """
+import resource, sys, torch
+from cram.device import keep_freed_memory
+if sys.argv[1] == "keep":
+    assert keep_freed_memory()
+for step in range(12):
+    if step == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.empty(16_000_000).fill_(1.0)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="a setting of glibc's allocator")
+def test_freed_memory_is_kept_so_that_steps_do_not_fault_pages_in_again():
+    faults = {mode: int(subprocess.run([sys.executable, "-c", FAULTS, mode], capture_output=True, text=True, check=True).stdout)
+              for mode in ("default", "keep")}
+    assert faults["keep"] < 100 and faults["keep"] < faults["default"] / 10
