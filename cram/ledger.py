@@ -233,7 +233,7 @@ class Ledger:
 
     def resume(self, step: int) -> float:
         """Continue from the checkpoint of ``step`` (0: from scratch). What was charged between it and this
-        session is lost; steps, tokens and FLOPs count from there. Returns the seconds newly lost."""
+        session is lost; steps, tokens and FLOPs count from there. Returns the seconds lost since that checkpoint."""
         with self._lock:
             self._settle()
             kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
@@ -248,7 +248,7 @@ class Ledger:
             for name in ("steps", "tokens", "flops"):
                 self._work[name] = kept[name] if kept else 0
             self._opened = dict(account)
-            self._append("resume", step=step, newly_lost=round(lost, 6))
+            self._append("resume", step=step, lost_since_checkpoint=round(lost, 6))
             return lost
 
     def close(self, reason: str) -> None:

@@ -283,7 +283,7 @@ class Day:
         if self.ledger.sessions > 1:
             budget = self.ledger.budget
             self.telemetry.resume({"step": self.step, "spent": self.ledger.seconds, "lost": lost})
-            self.say(f"resuming at step {self.step}: {lost:.1f} s of work were lost and stay charged; "
+            self.say(f"resuming at step {self.step}: {lost:.1f} s spent since then are lost and stay charged; "
                      f"{budget.show(budget.amount - self.ledger.spent)} left")
 
     def measure(self) -> None:

@@ -174,7 +174,7 @@ def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_
         process.wait()
     process = child(config, tiny, tmp_path)
     output = process.communicate(timeout=60)[0]
-    assert process.returncode == 0 and "were lost and stay charged" in output
+    assert process.returncode == 0 and "are lost and stay charged" in output
     ledger = read_ledger(tmp_path / "ledger.jsonl")
     assert ledger.sessions == 3 and ledger.reason == "finished" and ledger.fraction <= 1.0
     assert ledger.account["lost"] >= 2 * 0.5  # two crashes, at least one heartbeat each
