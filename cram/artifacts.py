@@ -11,10 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, Optional
 
-import xxhash
-
 from cram.errors import CramError
-from cram.files import fsync_folder, replace_durably
+from data_prep.files import file_hash, replace_durably, sync
 
 RECORD = "stage.json"       # written last: the proof that a folder is complete
 STARTED = "started.json"    # of a resumable stage: what it is a result of, while it is incomplete
@@ -72,9 +70,10 @@ def seal(folder: Path, identity: dict, **notes) -> dict:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in (RECORD, STARTED):
-            files[name] = {"bytes": path.stat().st_size, "xxh3_128": _hash_and_sync(path)}
+            sync(path)
+            files[name] = {"bytes": path.stat().st_size, "xxh3_128": file_hash(path)}
     for path in [folder, *(path for path in folder.rglob("*") if path.is_dir())]:
-        fsync_folder(path)
+        sync(path)
     digest = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     record = {"format": FORMAT, "identity": identity, "digest": digest, "files": files, **notes}
     replace_durably(folder / RECORD, encode(record))
@@ -82,16 +81,6 @@ def seal(folder: Path, identity: dict, **notes) -> dict:
     return record
 
 
-def _hash_and_sync(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-        os.fsync(file.fileno())
-    return digest.hexdigest()
-
-
-@contextmanager
 def temporary(folder: Path) -> Iterator[Path]:
     """An empty working folder beside ``folder``, gone at the end unless ``swap_in`` took it. Hold the lock."""
     work = folder.with_name(f".{folder.name}.tmp")
@@ -109,7 +98,7 @@ def swap_in(work: Path, folder: Path) -> None:
     if folder.exists():
         os.replace(folder, old)
     os.replace(work, folder)
-    fsync_folder(folder.parent)
+    sync(folder.parent)
     if old.exists():
         shutil.rmtree(old)
 

@@ -17,21 +17,11 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import torch
-import xxhash
 
 from cram.errors import CramError
-from cram.files import fsync_folder
+from data_prep.files import file_hash, sync
 
 FORMAT = 1
-
-
-def file_hash(path: Path) -> str:
-    """xxh3-128 of a file's bytes, hexadecimal."""
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Path:
@@ -48,10 +38,8 @@ def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Pat
         manifest = {"format": FORMAT, "step": step, "run_id": run_id, "torch": torch.__version__,
                     "bytes": (temporary / "state.pt").stat().st_size, "xxh3_128": file_hash(temporary / "state.pt")}
         (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
-        for path in temporary.iterdir():
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        fsync_folder(temporary)
+        for path in [*temporary.iterdir(), temporary]:
+            sync(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
         shutil.rmtree(temporary, ignore_errors=True)
         free = shutil.disk_usage(folder).free
@@ -60,7 +48,7 @@ def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Pat
     if final.exists():  # the same step, saved again after a fall-back
         shutil.rmtree(final)
     os.rename(temporary, final)
-    fsync_folder(folder)
+    sync(folder)
     for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old)
     return final

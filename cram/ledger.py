@@ -35,7 +35,7 @@ from typing import Callable, Iterator, Optional
 
 from cram.budget import Budget
 from cram.errors import CramError
-from cram.files import replace_durably
+from data_prep.files import replace_durably
 
 CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "lost")
 

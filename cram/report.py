@@ -18,7 +18,7 @@ from cram.ledger import CATEGORIES, Summary, read_ledger
 from cram.errors import CramError
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
-from cram.files import replace_durably
+from data_prep.files import replace_durably
 from cram.report_page import INK, to_html, to_markdown
 from cram.schema import Config
 from cram.telemetry import read_metrics

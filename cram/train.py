@@ -29,7 +29,7 @@ from cram.device import choose_device, energy_meter, keep_freed_memory
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
-from cram.files import replace_durably
+from data_prep.files import replace_durably
 from cram.interrupt import Interrupted, StopSignal
 from cram.model import build
 from cram.objective import cross_entropy_sum
@@ -113,7 +113,7 @@ class Day:
                                device=device.kind)
         self.model = build(config.model, self.shards.vocab_size, config.objective.type == "causal",
                            seed=config.seed).to(device.kind)
-        self.loss_sum = torch.compile(cross_entropy_sum) if device.compile else cross_entropy_sum
+        self.loss_sum = torch.compile(cross_entropy_sum, dynamic=False) if device.compile else cross_entropy_sum
         self.optimizers = make_optimizers(self.model, config.optimizer)
         self.loss_scale = LossScale(enabled=device.scaled)
         self.pace = Pace(ledger, train)

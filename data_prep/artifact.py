@@ -1,22 +1,13 @@
-"""Files of a stage's output folder: small JSON documents, and making all of it durable."""
+"""The manifest of a stage's output folder: written last, checked when read."""
 
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from data_prep.errors import DataError
-
-
-def sync(path: Path) -> None:
-    """Flush a file or folder to the disk (fsync)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+from data_prep.files import replace_durably, sync
 
 
 def write_manifest(folder: Path, content: dict[str, Any]) -> None:
@@ -26,14 +17,7 @@ def write_manifest(folder: Path, content: dict[str, Any]) -> None:
     """
     for path in sorted(folder.iterdir()):
         sync(path)
-    temporary = folder / "manifest.json.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, ensure_ascii=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, folder / "manifest.json")
-    sync(folder)
+    replace_durably(folder / "manifest.json", (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def read_manifest(folder: Path, kind: str, keys: tuple[str, ...]) -> dict[str, Any]:

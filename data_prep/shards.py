@@ -9,6 +9,7 @@ import xxhash
 
 from data_prep.artifact import read_manifest
 from data_prep.errors import DataError
+from data_prep.files import file_hash
 
 TOKEN = np.dtype("<u2")
 
@@ -84,17 +85,9 @@ def _open_shard(path: Path, shard: dict, verify: bool) -> tuple[np.ndarray, np.n
                         f"{shard['tokens'] * TOKEN.itemsize:,}; {again}")
     if not len(starts) == len(sizes) == shard["documents"]:
         raise DataError(f"{path}: its index has {len(starts):,} documents, its manifest says {shard['documents']:,}; {again}")
-    if verify and (_hash(path) != shard["xxh3_128"] or index_hash(starts, sizes) != shard["index_xxh3_128"]):
+    if verify and (file_hash(path) != shard["xxh3_128"] or index_hash(starts, sizes) != shard["index_xxh3_128"]):
         raise DataError(f"{path}: its content differs from what was written (xxh3-128); {again}")
     return tokens, starts, sizes
-
-
-def _hash(path: Path) -> str:
-    digest = xxhash.xxh3_128()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def index_hash(starts: np.ndarray, sizes: np.ndarray) -> str:

@@ -17,7 +17,7 @@ from cram.evaluate.heldout import held_out_targets, score_heldout
 from cram.evaluate.minimal_pairs import score_minimal_pairs
 from cram.evaluate.samples import fill_blanks, generate
 from cram.evaluate.table import score_lines
-from cram.files import replace_durably
+from data_prep.files import replace_durably
 from data_prep.shards import Shards
 from data_prep.tokenizer import load_tokenizer
 
