@@ -81,6 +81,7 @@ def seal(folder: Path, identity: dict, **notes) -> dict:
     return record
 
 
+@contextmanager
 def temporary(folder: Path) -> Iterator[Path]:
     """An empty working folder beside ``folder``, gone at the end unless ``swap_in`` took it. Hold the lock."""
     work = folder.with_name(f".{folder.name}.tmp")

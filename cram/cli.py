@@ -129,7 +129,7 @@ def _config(options) -> int:
 
 
 def _stages(verb: str, options) -> int:
-    runner = Runner(STAGES, _load(options.settings), lambda text: print(text, flush=True))
+    runner = Runner(STAGES, _load(options.settings), _tell)
     target = None if verb in ("run", "status") else verb
     again = shlex.join(["cram", "run" if verb == "status" else verb, *options.settings])
     if verb == "status" or options.dry_run:
@@ -145,6 +145,14 @@ def _stages(verb: str, options) -> int:
     if verb in ("run", "report"):
         print(f"results: {runner.links}, page: {runner.links / 'report' / 'report.html'}")
     return 0
+
+
+def _tell(line: str) -> None:
+    """Print a line; when whoever read our output has left (as in `cram run | head`), go on in silence."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _ledger(run: Path) -> int:

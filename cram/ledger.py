@@ -152,7 +152,7 @@ class Ledger:
             self._work = {"steps": 0, "tokens": 0, "flops": 0.0, "energy_joules": None}
         self._append("open", budget=budget.text, run_id=run_id, world_size=world_size, heartbeat=heartbeat,
                      pid=os.getpid(), host=socket.gethostname())
-        self._opened = dict(self._account)
+        self._opened = dict(self._account)  # the account when this session began
         self._thread = threading.Thread(target=self._beat, args=(heartbeat,), daemon=True, name="ledger heartbeat")
         self._thread.start()
 
@@ -228,7 +228,8 @@ class Ledger:
             self._work["flops"] += flops
 
     def checkpoint(self, step: int) -> None:
-        """Note that a durable checkpoint of ``step`` exists; resuming from it loses nothing spent before."""
+        """Note that all spent so far will be in the checkpoint of ``step`` that is about to be written: resuming
+        from it loses nothing of that. (Noted before, since a crash in between must not leave it unknown.)"""
         self._append("checkpoint", step=step)
 
     def resume(self, step: int) -> float:
@@ -240,7 +241,7 @@ class Ledger:
             if kept is None and step:
                 raise CramError(f"{self.path}: knows no checkpoint of step {step}: that checkpoint is not from this run")
             account = dict(kept["account"]) if kept else dict.fromkeys(CATEGORIES, 0.0)
-            for name in CATEGORIES:
+            for name in CATEGORIES:  # what this session itself has spent is not lost
                 account[name] += self._account[name] - self._opened[name]
             lost = sum(self._account.values()) - sum(account.values())
             account["lost"] += lost

@@ -23,7 +23,7 @@ class Pace:
     def __init__(self, ledger: Ledger, train, clock: Callable[[], float] = time.monotonic):
         self.ledger, self.train, self.clock = ledger, train, clock
         self.step_seconds: deque[float] = deque(maxlen=16)  # of the latest steps
-        self.save_seconds = self.validation_seconds = 0.0
+        self.setup_seconds = self.save_seconds = self.validation_seconds = 0.0
         self.saved_at = clock()
 
     def expect(self, step_seconds: float, batch_tokens: int) -> None:
@@ -35,7 +35,7 @@ class Pace:
 
     def state_dict(self) -> dict:
         """What the next session needs to know about costs."""
-        return {"step": max(self.step_seconds), "save": self.save_seconds, "validation": self.validation_seconds}
+        return {"setup": self.setup_seconds, "step": max(self.step_seconds), "save": self.save_seconds, "validation": self.validation_seconds}
 
     def load_state_dict(self, state: dict) -> None:
         self.step_seconds.append(state["step"])

@@ -63,6 +63,7 @@ def _refusals(config: Config, places: dict[str, str]) -> Iterator[tuple[tuple[st
     yield from _data(config, places)
     yield from _model(config)
     yield from _objective(config)
+    yield from _evaluate(config)
     yield from _schedule(config)
     yield from _train(config)
 
@@ -131,6 +132,12 @@ def _objective(config: Config):
         for blank in config.evaluate.blanks:
             if "[MASK]" not in blank:
                 yield ("evaluate.blanks",), f"evaluate.blanks: '{blank}' has no [MASK] to fill"
+
+
+def _evaluate(config: Config):
+    mirror = config.evaluate.mirror
+    if mirror is not None and not Path(mirror).is_dir():
+        yield ("evaluate.mirror",), f"evaluate.mirror: no folder {mirror}; correct the path, or null to do without"
 
 
 def _schedule(config: Config):

@@ -9,6 +9,7 @@ import io
 import json
 import platform
 import re
+import shlex
 from pathlib import Path
 from typing import Any, Callable
 
@@ -184,9 +185,11 @@ def _provenance(text: dict, tokenizer: dict, data: dict, pretrain_dir: Path, led
 
 def _commands(config: Config) -> str:
     folder = Path(config.out) / config.name
-    return (f"# all stages; those that are finished are skipped\nscripts/run {folder / 'report' / 'config.yaml'}\n\n"
-            f"# verify the ledger; its head must be the one above\ncram ledger {folder}\n\n"
-            f"# the curves\ntensorboard --logdir {folder / 'pretrain' / 'tensorboard'}")
+    page, board = (shlex.quote(str(folder / name)) for name in ("report/config.yaml", "pretrain/tensorboard"))
+    return ("# from the folder where the run was started; all stages, those that are finished are skipped\n"
+            f"scripts/run {page}\n\n"
+            f"# verify the ledger; its head must be the one above\ncram ledger {shlex.quote(str(folder))}\n\n"
+            f"# the curves\ntensorboard --logdir {board}")
 
 
 def _read(path: Path) -> Any:

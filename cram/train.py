@@ -1,8 +1,8 @@
 """The day: spend the budget on optimizer steps, and leave a durable checkpoint inside it.
 
-Time is charged from the moment the ledger opens, before the device is touched. Every schedule follows progress = spent / budget, and its value at each step is
-recorded in ``progress.f64`` (float64, one a step), so that a run under a clock can be
-replayed bit for bit: ``train.replay=<that file> budget='<its steps> steps'``.
+Time is charged from the moment the ledger opens, before the device is touched. Every
+schedule follows progress = spent / budget, and its value at each step is recorded in
+``progress.f64`` (float64, one a step), so that a run under a clock can be replayed bit for bit: ``train.replay=<that file> budget='<its steps> steps'``.
 
 What shapes a batch (mask rate, batch size) follows the progress of the step before, so the
 next batch can be made while this one computes.
@@ -26,6 +26,7 @@ from cram.budget import Budget
 from cram.ledger import Ledger, read_ledger
 from cram.config import to_dict
 from cram.device import choose_device, energy_meter, keep_freed_memory
+from cram.ended import ended
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
@@ -50,18 +51,13 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
     saving on a signal.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
-    ledger_path, checkpoints = run_dir / "ledger.jsonl", run_dir / "checkpoints"
-    if ledger_path.exists() and read_ledger(ledger_path).reason == "finished":
-        if checkpoint.load_newest(checkpoints, run_id, say) is None:
-            raise CramError(f"{checkpoints}: the budget is spent and no good checkpoint is left; start anew with --force")
-        say("pretrain: this run has already spent its budget")
+    if ended(config, run_dir, run_id, say):
         return
-    if not ledger_path.exists() and checkpoint.list_checkpoints(checkpoints):
-        raise CramError(f"{ledger_path}: missing, but there are checkpoints: what they cost cannot be proved. "
-                        "Restore the ledger, or start a new run with --force")
+    if config.train.threads:
+        torch.set_num_threads(config.train.threads)
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
-    ledger = Ledger(ledger_path, Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat)
+    ledger = Ledger(run_dir / "ledger.jsonl", Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat)
     try:
         device = choose_device(config.train)
         ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say))
@@ -98,9 +94,7 @@ class Day:
         self.config, self.device, self.ledger, self.say = config, device, ledger, say
         self.shards, self.heldout, self.tokenizer = shards, heldout, tokenizer
         self.run_dir, self.run_id = run_dir, run_id
-        train = config.train
-        if train.threads:
-            torch.set_num_threads(train.threads)
+        started, train = time.perf_counter(), config.train
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -126,6 +120,7 @@ class Day:
         self.unlogged = Unlogged(device.kind)
         self.resume()
         self.measure()
+        self.pace.setup_seconds = time.perf_counter() - started
 
     def run(self, stop: StopSignal) -> None:
         """Step until the budget says stop; validate, log and save on the way; save at the end."""
@@ -321,7 +316,10 @@ class Day:
         if self.progress < 1.0:
             reason = f"lost work used up the budget at progress {self.progress:.3f}, before the learning rate reached 0"
             self.say(f"warning: {reason}")
-        self.telemetry.end({"step": self.step, "progress": self.progress, "spent": read_ledger(self.ledger.path).seconds,
+        summary = read_ledger(self.ledger.path)
+        self.say(f"pretrain: {self.step:,} steps; {self.ledger.budget.show(summary.spent)} of {self.ledger.budget.text} spent "
+                 f"({summary.fraction:.1%})")
+        self.telemetry.end({"step": self.step, "progress": self.progress, "spent": summary.seconds,
                             "reason": reason})
 
     def close(self) -> None:

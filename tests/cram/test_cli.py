@@ -140,3 +140,12 @@ def test_a_reader_that_leaves_early_is_no_error():
 
 def test_writer_of_nothing(tmp_path):
     assert artifacts.writer(tmp_path / "artifacts" / "x") is None
+
+
+def test_a_reader_who_leaves_does_not_stop_the_work():
+    """cram run | head: the pipe breaks, the work goes on."""
+    code = "import sys; from cram.cli import _tell; [_tell('x' * 9999) for _ in range(99)]; sys.stderr.write('to the end')"
+    worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    worker.stdout.read(10)
+    worker.stdout.close()
+    assert worker.stderr.read() == "to the end" and worker.wait() == 0
