@@ -216,9 +216,10 @@ class Day:
             "mfu": since.flops / since.seconds / self.device.peak_flops if self.device.peak_flops else None,
             "memory_bytes": self.device.memory()})
         budget, spent = self.ledger.budget, self.ledger.spent
-        share = max(spent / budget.amount, 1e-9)
+        share, running = max(spent / budget.amount, 1e-9), self.ledger.seconds - self.ledger.account_seconds["setup"]
+        eta = budget.amount - spent if budget.kind == "time" else running * (1 / share - 1)
         self.telemetry.progress(fraction=share, left=budget.show(budget.amount - spent), loss=loss,
-                                tokens_per_second=speed, eta=self.ledger.seconds * (1 / share - 1))
+                                tokens_per_second=speed, eta=eta)
         if not math.isfinite(loss):
             raise CramError(f"step {self.step}: the loss is {loss}; lower optimizer.lr and optimizer.muon_lr, or use "
                             "train.precision=fp32: that is a new run with a budget of its own")
