@@ -1,7 +1,7 @@
 """Checkpoints that are atomic, verified and exact.
 
 A checkpoint is a folder ``checkpoints/step-00000123`` with ``state.pt`` and
-``manifest.json`` (size and hash of the state, run id, step). It is written under a
+``manifest.json`` (size and hash of the state, run id, step, and its own hash). It is written under a
 temporary name, fsynced and renamed, so it is there whole or not at all. Loading takes the
 newest whose every byte is as it was written; a damaged one is renamed ``*.corrupt``,
 named aloud, and the one before it is used. States hold tensors and plain values only and
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Callable, Optional
 
 import torch
+import xxhash
 
 from cram.errors import CramError
 from data_prep.files import file_hash, sync
@@ -37,7 +38,7 @@ def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Pat
         torch.save(state, temporary / "state.pt")
         manifest = {"format": FORMAT, "step": step, "run_id": run_id, "torch": torch.__version__,
                     "bytes": (temporary / "state.pt").stat().st_size, "xxh3_128": file_hash(temporary / "state.pt")}
-        (temporary / "manifest.json").write_text(json.dumps(manifest, indent=1))
+        (temporary / "manifest.json").write_text(json.dumps({**manifest, "self": manifest_hash(manifest)}, indent=1))
         for path in [*temporary.iterdir(), temporary]:
             sync(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
@@ -52,6 +53,12 @@ def save(folder: Path, state: dict, *, step: int, run_id: str, keep: int) -> Pat
     for old in list_checkpoints(folder)[keep:]:
         shutil.rmtree(old)
     return final
+
+
+def manifest_hash(manifest: dict) -> str:
+    """xxh3-128 of a manifest without its own hash, hexadecimal."""
+    fields = {name: value for name, value in manifest.items() if name != "self"}
+    return xxhash.xxh3_128(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -76,6 +83,8 @@ def damage(path: Path) -> Optional[str]:
         return f"state.pt has {size} bytes, {expected_bytes} were written"
     if file_hash(path / "state.pt") != expected_hash:
         return "state.pt is not what was written (its hash differs)"
+    if manifest.get("self") != manifest_hash(manifest):
+        return "manifest.json is not what was written (its hash differs)"
     return None
 
 

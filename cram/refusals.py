@@ -145,6 +145,8 @@ def _schedule(config: Config):
     if schedule.type == "trapezoid" and schedule.warmup + schedule.decay > 1:
         yield (("schedule.warmup", "schedule.decay"),
                f"schedule.warmup {schedule.warmup} and schedule.decay {schedule.decay} together exceed 1")
+    if schedule.type == "trapezoid" and schedule.decay == 0:
+        yield ("schedule.decay",), "schedule.decay=0 leaves no fall to 0; use schedule.type=constant, or a decay above 0"
     if schedule.type in ("one-cycle", "triangle", "cosine") and schedule.warmup == 1:
         yield ("schedule.warmup",), f"schedule.warmup=1 leaves schedule.type={schedule.type} no room to fall to 0"
 

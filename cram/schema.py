@@ -98,7 +98,6 @@ class Model:
     logit_softcap: Optional[float] = key(None, "cap * tanh(logits / cap) (Gemma 2); null: none")
     window: Optional[int] = key(None, "attend at most this many tokens to each side; null: whole document")
     document_mask: bool = key(True, "attention never crosses a document boundary; false: whole row, as cramming and nanoGPT")
-    attention: Literal["auto", "sdpa"] = key("auto", "attention back end; auto: the best available for this device, said once")
 
 
 @dataclass

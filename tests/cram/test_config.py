@@ -121,6 +121,7 @@ def test_files_that_are_no_utf8_yaml(tmp_path):
     (["objective.mask_rate_end=0.1", "objective.mask_rate_levels=1"], "must be at least 2"),
     (["evaluate.blanks=[no blank]"], "has no [MASK] to fill"),
     (["schedule.warmup=0.6"], "together exceed 1"),
+    (["schedule.decay=0"], "use schedule.type=constant"),
     (["schedule.type=triangle", "schedule.warmup=1"], "no room to fall"),
     (["optimizer.beta2=1"], "at least 0 and less than 1"),
     (["optimizer.lr=0"], "optimizer.lr must be more than 0"),
