@@ -19,7 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cram.ops import Documents, attention, attention_mask
+from cram.errors import CramError
+from cram.ops import Documents, QKNorm, Rope, attention, sight, why_not
 
 
 class RMSNorm(nn.RMSNorm):
@@ -40,10 +41,20 @@ def mlp_width(model) -> int:
     return 64 * math.ceil(8 * model.width / 3 / 64) if model.mlp in ("geglu", "swiglu") else 4 * model.width
 
 
-def rotate(x_NHK: Tensor, cos_N1K: Tensor, sin_N1K: Tensor) -> Tensor:
-    """Rotary position embedding (Su et al. 2021, equation 34), pairing dimension i with i + K/2."""
-    left, right = x_NHK.chunk(2, dim=-1)
-    return x_NHK * cos_N1K + torch.cat((-right, left), dim=-1) * sin_N1K
+def attention_backend(model, device: torch.device | str) -> str:
+    """The attention back end of this model on this device: as configured where that runs; auto: ours on a card; else sdpa.
+
+    So a model trained on a card can be looked at anywhere; training itself refuses a back end that cannot run here
+    (``refuse_attention``).
+    """
+    wanted = "triton" if model.attention == "auto" else model.attention
+    return "sdpa" if why_not(wanted, device, model.width // model.heads) else wanted
+
+
+def refuse_attention(model, device: torch.device | str) -> None:
+    """Raise CramError when the configured back end cannot train on this device."""
+    if model.attention != "auto" and (reason := why_not(model.attention, device, model.width // model.heads)):
+        raise CramError(f"model.attention={model.attention} {reason}; use model.attention=auto or sdpa")
 
 
 class Attention(nn.Module):
@@ -57,17 +68,13 @@ class Attention(nn.Module):
         self.k = nn.Linear(model.width, kv_width, bias=model.bias)
         self.v = nn.Linear(model.width, kv_width, bias=model.bias)
         self.out = nn.Linear(model.width, model.width, bias=model.bias)
-        self.q_norm = RMSNorm(self.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
-        self.k_norm = RMSNorm(self.head_dim, eps=model.norm_eps) if model.qk_norm else nn.Identity()
+        self.q_norm = RMSNorm(self.head_dim, eps=model.norm_eps) if model.qk_norm else None  # applied inside attention
+        self.k_norm = RMSNorm(self.head_dim, eps=model.norm_eps) if model.qk_norm else None
 
     def forward(self, x_ND: Tensor, view: "View") -> Tensor:
-        q_NHK = self.q_norm(self.q(x_ND).unflatten(-1, (-1, self.head_dim)))
-        k_NGK = self.k_norm(self.k(x_ND).unflatten(-1, (-1, self.head_dim)))
-        v_NGK = self.v(x_ND).unflatten(-1, (-1, self.head_dim))
-        if view.rotary is not None:
-            q_NHK, k_NGK = rotate(q_NHK, *view.rotary), rotate(k_NGK, *view.rotary)
-        o_NHK = attention(q_NHK.type_as(v_NGK), k_NGK.type_as(v_NGK), v_NGK, documents=view.documents,
-                          causal=view.causal, window=view.window, mask=view.mask)
+        q_NHK, k_NGK, v_NGK = (project(x_ND).unflatten(-1, (-1, self.head_dim)) for project in (self.q, self.k, self.v))
+        qk_norm = QKNorm(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.q_norm is not None else None
+        o_NHK = attention(q_NHK, k_NGK, v_NGK, qk_norm=qk_norm, **view.attention)
         return self.out(o_NHK.flatten(-2))
 
 
@@ -110,18 +117,16 @@ class Block(nn.Module):
 class View:
     """What every layer of one forward pass shares: who sees whom, and the rotary angles."""
 
-    def __init__(self, model, documents: Documents, n: int, causal: bool, device: torch.device, dtype: torch.dtype):
+    def __init__(self, model, documents: Documents, n: int, causal: bool, device: torch.device, backend: str):
         if not model.document_mask:
             documents = Documents(None, None, documents.row)
-        self.documents, self.causal, self.window = documents, causal, model.window
-        self.mask = attention_mask(documents, n, causal=causal, window=model.window, device=device)
-        self.positions_N = documents.positions(n, device)
-        self.rotary = None
+        rope = None
         if model.position == "rope":
-            half = model.width // model.heads // 2
-            frequency_K = model.rope_base ** (-torch.arange(half, device=device, dtype=torch.float32) / half)
-            angle_NK = (self.positions_N[:, None] * frequency_K).repeat(1, 2)
-            self.rotary = (angle_NK.cos()[:, None].to(dtype), angle_NK.sin()[:, None].to(dtype))
+            rope = Rope.table(documents.row, model.width // model.heads, model.rope_base, device)
+        self.positions_N = documents.positions(n, device)
+        self.attention = {"documents": documents, "causal": causal, "window": model.window, "rope": rope, "backend": backend,
+                          "seen": sight(documents, n, causal=causal, window=model.window, rope=rope, backend=backend,
+                                        device=device)}
 
 
 class ScaledSinusoidal(nn.Module):
@@ -157,6 +162,13 @@ class Transformer(nn.Module):
         self._initialise()
         if model.tied:
             self.head.weight = self.embedding.weight
+        self.backend = attention_backend(model, self.embedding.weight.device)
+
+    def _apply(self, *arguments, **options) -> "Transformer":
+        """Move or convert the parameters (``to``, ``cuda``, ``half``); the attention back end follows the device."""
+        super()._apply(*arguments, **options)
+        self.backend = attention_backend(self.config, self.embedding.weight.device)
+        return self
 
     def _initialise(self) -> None:
         for module in self.modules():
@@ -172,7 +184,7 @@ class Transformer(nn.Module):
     def forward(self, ids_N: Tensor, documents: Documents) -> Tensor:
         """Token ids int64 [N] to hidden states [N, D], normalised, ready for ``logits``."""
         x_ND = self.embedding(ids_N)
-        view = View(self.config, documents, len(ids_N), self.causal, ids_N.device, x_ND.dtype)
+        view = View(self.config, documents, len(ids_N), self.causal, ids_N.device, self.backend)
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
         x_ND = self.embedding_norm(x_ND)

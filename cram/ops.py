@@ -1,5 +1,6 @@
 """The one door to the ``kernels`` package (see ``cram/__init__.py`` for its name at run time)."""
 
-from cram._kernels.attention import Documents, attention, attention_mask
+from cram._kernels.attention import BACKENDS, QKNorm, Rope, Sight, attention, sight, why_not
+from cram._kernels.documents import Documents
 
-__all__ = ["Documents", "attention", "attention_mask"]
+__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "sight", "why_not"]

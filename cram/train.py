@@ -32,7 +32,7 @@ from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
 from data_prep.files import replace_durably
 from cram.interrupt import Interrupted, StopSignal
-from cram.model import build
+from cram.model import build, refuse_attention
 from cram.objective import cross_entropy_sum
 from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
 from cram.pace import Pace, read_replay
@@ -95,6 +95,7 @@ class Day:
         self.shards, self.heldout, self.tokenizer = shards, heldout, tokenizer
         self.run_dir, self.run_id = run_dir, run_id
         started, train = time.perf_counter(), config.train
+        refuse_attention(config.model, device.kind)
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
@@ -285,14 +286,15 @@ class Day:
     def measure(self) -> None:
         """Fix the micro-batch at the first start, time a trial, and announce the plan."""
         config, train, device = self.config, self.config.train, self.device
+        attention = self.model.backend
         self.micro_tokens = self.micro_tokens or choose_micro_batch(self.model, device, config)
         rate, tokens = self.batch_shape()
         self.pace.expect(first_step_seconds(self.model, device, config, self.micro_tokens, tokens), tokens)
         self.telemetry.plan({
             "device": device.name, "parameters": self.model.parameter_count(), "flops_per_token": self.flops_per_token(rate),
             "micro_batch_tokens": self.micro_tokens, "precision": str(device.dtype).removeprefix("torch."),
-            "attention": "sdpa", "compile": device.compile})
-        self.say(f"plan: {self.model.parameter_count():,} parameters on {device.name}, {device.dtype}, attention sdpa, "
+            "attention": attention, "compile": device.compile})
+        self.say(f"plan: {self.model.parameter_count():,} parameters on {device.name}, {device.dtype}, attention {attention}, "
                  f"torch.compile {'on' if device.compile else 'off'}; steps of {train.batch_tokens:,} tokens in "
                  f"micro-batches of {self.micro_tokens:,}; text of {self.shards.n_tokens:,} tokens; "
                  f"budget {self.ledger.budget.text}")

@@ -3,7 +3,3 @@
 This package knows nothing of models, configurations or files. Import it through
 ``cram.ops`` only: its bare name belongs to another project on PyPI.
 """
-
-from .attention import Documents, attention, attention_mask
-
-__all__ = ["Documents", "attention", "attention_mask"]

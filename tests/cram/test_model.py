@@ -199,3 +199,45 @@ def test_flops_are_counted_as_published():
     windowed = build(Model(layers=2, width=64, heads=2, mlp="relu2", window=4), 128, causal=False)
     assert windowed.flops_per_token(32) == 6 * weights + 12 * 2 * 64 * 9 + 6 * head
     assert windowed.flops_per_token(8) == 6 * weights + 12 * 2 * 64 * 8 + 6 * head  # never more than the row
+
+
+def test_the_attention_back_end_follows_the_device(monkeypatch):
+    from cram.errors import CramError
+    from cram.model import attention_backend, refuse_attention
+    import cram.model
+
+    for name in ("auto", "triton", "sdpa", "flex", "varlen"):
+        assert attention_backend(Model(attention=name), "cpu") == "sdpa"
+    for name in ("triton", "flex", "varlen"):
+        with pytest.raises(CramError, match=f"model.attention={name} needs a CUDA card; use model.attention=auto or sdpa"):
+            refuse_attention(Model(attention=name), "cpu")
+    refuse_attention(Model(attention="auto"), "cpu")
+    monkeypatch.setattr(cram.model, "why_not", lambda backend, device, head_dim: None)  # a card that runs them all
+    assert attention_backend(Model(attention="auto"), "cuda") == "triton"
+    assert attention_backend(Model(attention="flex"), "cuda") == "flex"
+    model = build(Model(layers=1, width=32, heads=2), 50, False)
+    assert model.backend == "triton" and model.half().backend == "triton"
+    monkeypatch.undo()
+    assert model.float().backend == "sdpa"
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_the_kernels_twin_trains_the_same_model(causal, monkeypatch):
+    """Norm and rotation inside the kernel or in front of sdpa: the same loss and the same gradients."""
+    import cram.model
+
+    config = Model(layers=2, width=32, heads=4, kv_heads=2, zero_init=False, init_std=0.3, window=6)
+    ids, results = torch.randint(0, 50, (16,), generator=torch.Generator().manual_seed(0)), []
+    for backend in ("sdpa", "triton"):
+        monkeypatch.setattr(cram.model, "attention_backend", lambda model, device: backend)
+        model = build(config, 50, causal, seed=0)
+        loss = model.logits(model(ids, documents(5, 4, 7))).logsumexp(-1).sum()
+        results.append([loss, *torch.autograd.grad(loss, list(model.parameters()))])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_a_back_end_that_cannot_train_here_is_refused_before_the_run(cram, tmp_path):
+    result = cram("run", "demo", f"out={tmp_path}", "model.attention=flex", "budget=3 steps", "data.max_bytes=3000000",
+                  "tokenizer.vocab_size=512")
+    assert result.code == 2 and "model.attention=flex needs a CUDA card; use model.attention=auto or sdpa" in result.err

@@ -69,8 +69,10 @@ def test_nothing_imports_the_bare_name_and_data_flows_one_way(root):
 
 
 def test_only_one_door_to_the_kernels(root):
-    users = {path.name for path in (root / "cram").rglob("*.py") for _, name in imports(path) if "_kernels" in name}
-    assert users == {"ops.py"}
+    """ops.py alone; the benchmarks look inside, since launches and machine code are what they measure."""
+    users = {path.relative_to(root / "cram") for path in (root / "cram").rglob("*.py") for _, name in imports(path)
+             if "_kernels" in name}
+    assert {str(path) for path in users if path.parts[0] != "bench"} == {"ops.py"}
 
 
 def test_wheel_holds_the_kernels_under_our_name(wheel):
