@@ -39,9 +39,9 @@ def why_not(backend: str, head_dim: int) -> Optional[str]:
     """Why flex, varlen or triton cannot run on the card that is here; None when it can."""
     if backend == "varlen":
         try:
-            import torch.nn.attention.varlen  # noqa: F401  (torch 2.10)
+            import torch.nn.attention.varlen  # noqa: F401
         except ImportError:
-            return "needs torch.nn.attention.varlen (torch 2.10 or newer)"
+            return "needs torch.nn.attention.varlen (torch 2.11 or newer)"
         if torch.cuda.get_device_capability() < (8, 0):
             return "needs an Ampere card or newer"
         return None if head_dim % 8 == 0 else f"needs a head dimension that is a multiple of 8, not {head_dim}"

@@ -1,8 +1,8 @@
 """Tiles of q, k, v in and out of a Triton kernel: loads, norm and rotation on the way, and the way back.
 
-A tile is BLOCK rows. q and k come as two halves [BLOCK, HALF], because the rotation pairs dimension e with
-e + K/2; E is half the head dimension, HALF the same padded to a power of two, K = 2 HALF. See
-``attention_triton.py`` for the derivation and the kernels.
+A tile is BLOCK rows; rows in memory are (pointer, stride). q and k come as two halves [BLOCK, HALF], because
+the rotation pairs dimension e with e + K/2; E is half the head dimension, HALF the same padded to a power of two,
+K = 2 HALF. See ``attention_triton.py`` for the derivation and the kernels.
 """
 
 import triton
@@ -10,16 +10,16 @@ import triton.language as tl
 
 
 @triton.jit
-def rows_at(x, start, stride):
-    """Pointer to row ``start`` of x: 64 bits, since N * H * K may pass 2^31."""
-    return x + tl.cast(start, tl.int64) * stride
+def row_at(rows, start):
+    """Pointer to row ``start`` of rows = (pointer, stride): 64 bits, since N * H * K may pass 2^31."""
+    return rows[0] + tl.cast(start, tl.int64) * rows[1]
 
 
 @triton.jit
-def load_halves(x, stride, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
-    """Rows start .. start + BLOCK of x as two halves [BLOCK, HALF] each; zero where not inside and beyond E."""
+def load_halves(rows, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    """Rows start .. start + BLOCK as two halves [BLOCK, HALF] each; zero where not inside and beyond E."""
     row_B, dim_E = tl.arange(0, BLOCK), tl.arange(0, HALF)
-    at = rows_at(x, start, stride) + row_B[:, None] * stride + dim_E[None, :]
+    at = row_at(rows, start) + row_B[:, None] * rows[1] + dim_E[None, :]
     if MASKED or E != HALF:
         there = inside_B[:, None] & (dim_E < E)[None, :]
         return tl.load(at, mask=there, other=0.0), tl.load(at + E, mask=there, other=0.0)
@@ -27,29 +27,38 @@ def load_halves(x, stride, start, inside_B, E: tl.constexpr, HALF: tl.constexpr,
 
 
 @triton.jit
-def store_halves(x, stride, start, inside_B, low, high, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
-    """The reverse of ``load_halves``, rounding to the dtype of x."""
+def store_halves(rows, start, inside_B, low, high, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """The reverse of ``load_halves``, rounding to the dtype of the rows."""
     row_B, dim_E = tl.arange(0, BLOCK), tl.arange(0, HALF)
-    at = rows_at(x, start, stride) + row_B[:, None] * stride + dim_E[None, :]
+    at = row_at(rows, start) + row_B[:, None] * rows[1] + dim_E[None, :]
     there = inside_B[:, None] & (dim_E < E)[None, :]
-    tl.store(at, low.to(x.dtype.element_ty), mask=there)
-    tl.store(at + E, high.to(x.dtype.element_ty), mask=there)
+    tl.store(at, low.to(rows[0].dtype.element_ty), mask=there)
+    tl.store(at + E, high.to(rows[0].dtype.element_ty), mask=there)
 
 
 @triton.jit
-def load_whole(x, stride, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
-    """Rows start .. start + BLOCK of x whole, [BLOCK, K]; zero where not inside and beyond 2 E."""
+def load_whole(rows, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, MASKED: tl.constexpr):
+    """Rows start .. start + BLOCK whole, [BLOCK, K]; zero where not inside and beyond 2 E."""
     row_B, dim_K = tl.arange(0, BLOCK), tl.arange(0, 2 * HALF)
-    at = rows_at(x, start, stride) + row_B[:, None] * stride + dim_K[None, :]
+    at = row_at(rows, start) + row_B[:, None] * rows[1] + dim_K[None, :]
     if MASKED or E != HALF:
         return tl.load(at, mask=inside_B[:, None] & (dim_K < 2 * E)[None, :], other=0.0)
     return tl.load(at)
 
 
 @triton.jit
-def load_angles(position, cos, sin, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+def store_whole(rows, start, inside_B, x_BK, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
+    """The reverse of ``load_whole``, rounding to the dtype of the rows."""
+    row_B, dim_K = tl.arange(0, BLOCK), tl.arange(0, 2 * HALF)
+    at = row_at(rows, start) + row_B[:, None] * rows[1] + dim_K[None, :]
+    tl.store(at, x_BK.to(rows[0].dtype.element_ty), mask=inside_B[:, None] & (dim_K < 2 * E)[None, :])
+
+
+@triton.jit
+def load_angles(angles, start, inside_B, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr):
     """Cosines and sines at the rows' positions, float32 [BLOCK, HALF]."""
     dim_E = tl.arange(0, HALF)
+    position, cos, sin = angles
     position_B = tl.load(position + start + tl.arange(0, BLOCK), mask=inside_B, other=0)
     at = position_B[:, None] * E + dim_E[None, :]
     there = (dim_E < E)[None, :]
@@ -63,53 +72,57 @@ def inverse_rms(low, high, eps, E: tl.constexpr):
 
 
 @triton.jit
-def load_gain(gain, E: tl.constexpr, HALF: tl.constexpr):
-    """Both halves of a gain, float32 [HALF]."""
-    dim_E = tl.arange(0, HALF)
-    return (tl.load(gain + dim_E, mask=dim_E < E, other=0.0).to(tl.float32),
-            tl.load(gain + E + dim_E, mask=dim_E < E, other=0.0).to(tl.float32))
+def load_gain(gain, E: tl.constexpr, HALF: tl.constexpr, NORM: tl.constexpr):
+    """Both halves of a gain, float32 [HALF]; ones where there is none."""
+    low_E = tl.full([HALF], 1.0, tl.float32)
+    high_E = low_E
+    if NORM:
+        dim_E = tl.arange(0, HALF)
+        low_E = tl.load(gain + dim_E, mask=dim_E < E, other=0.0).to(tl.float32)
+        high_E = tl.load(gain + E + dim_E, mask=dim_E < E, other=0.0).to(tl.float32)
+    return low_E, high_E
 
 
 @triton.jit
-def load_query_or_key(x, stride, start, inside_B, gain, eps, position, cos, sin, E: tl.constexpr, HALF: tl.constexpr,
-                       BLOCK: tl.constexpr, MASKED: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr,
-                       DOT: tl.constexpr):
-    """Rows of q or k, normalised and rotated: two halves [BLOCK, HALF] in the dtype of the matrix products."""
-    low, high = load_halves(x, stride, start, inside_B, E, HALF, BLOCK, MASKED)
+def load_query_or_key(rows, start, inside_B, gain, angles, eps, E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+                      MASKED: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr, DOT: tl.constexpr):
+    """Rows of q or k, normalised and rotated: two halves [BLOCK, HALF] in the dtype of the matrix products.
+
+    rows: (pointer, stride); gain: its halves; angles: (position, cos, sin).
+    """
+    low, high = load_halves(rows, start, inside_B, E, HALF, BLOCK, MASKED)
     if NORM or ROPE:
         low, high = low.to(tl.float32), high.to(tl.float32)
     if NORM:
-        gain_low, gain_high = load_gain(gain, E, HALF)
         r = inverse_rms(low, high, eps, E)[:, None]
-        low, high = low * r * gain_low[None, :], high * r * gain_high[None, :]
+        low, high = low * r * gain[0][None, :], high * r * gain[1][None, :]
     if ROPE:
-        c, s = load_angles(position, cos, sin, start, inside_B, E, HALF, BLOCK)
+        c, s = load_angles(angles, start, inside_B, E, HALF, BLOCK)
         low, high = low * c - high * s, high * c + low * s
     return low.to(DOT), high.to(DOT)
 
 
 @triton.jit
-def store_gradient(dlow, dhigh, x, x_stride, dx, dx_stride, start, inside_B, gain, dgain, part, eps, position, cos, sin,
-                    E: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr):
-    """Take the gradient [BLOCK, HALF] of normalised, rotated rows back to the rows themselves; store it in dx,
-    and the tile's share of the gain's gradient in dgain[part]."""
+def store_gradient(dlow, dhigh, dx, rows, start, inside_B, gain, dgain, part, angles, eps, E: tl.constexpr, HALF: tl.constexpr,
+                   BLOCK: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr):
+    """Take the gradient [BLOCK, HALF] of normalised, rotated rows back to the rows themselves; store it in dx, and the
+    tile's share of the gain's gradient in dgain[part]."""
     dim_E = tl.arange(0, HALF)
     if ROPE:  # the inverse of a rotation is its transpose
-        c, s = load_angles(position, cos, sin, start, inside_B, E, HALF, BLOCK)
+        c, s = load_angles(angles, start, inside_B, E, HALF, BLOCK)
         dlow, dhigh = dlow * c + dhigh * s, dhigh * c - dlow * s
     if NORM:  # y = gain * u with u = x r, r = 1 / rms(x):  dx = r (e - u mean(e u)) where e = gain * dy
-        low, high = load_halves(x, x_stride, start, inside_B, E, HALF, BLOCK, True)
+        low, high = load_halves(rows, start, inside_B, E, HALF, BLOCK, True)
         low, high = low.to(tl.float32), high.to(tl.float32)
         r = inverse_rms(low, high, eps, E)[:, None]
         low, high = low * r, high * r
         dgain += part * 2 * E
         tl.store(dgain + dim_E, tl.sum(dlow * low, 0), mask=dim_E < E)
         tl.store(dgain + E + dim_E, tl.sum(dhigh * high, 0), mask=dim_E < E)
-        gain_low, gain_high = load_gain(gain, E, HALF)
-        dlow, dhigh = dlow * gain_low[None, :], dhigh * gain_high[None, :]
+        dlow, dhigh = dlow * gain[0][None, :], dhigh * gain[1][None, :]
         mean = ((tl.sum(dlow * low, 1) + tl.sum(dhigh * high, 1)) / (2 * E))[:, None]
         dlow, dhigh = r * (dlow - low * mean), r * (dhigh - high * mean)
-    store_halves(dx, dx_stride, start, inside_B, dlow, dhigh, E, HALF, BLOCK)
+    store_halves(dx, start, inside_B, dlow, dhigh, E, HALF, BLOCK)
 
 
 @triton.jit

@@ -36,28 +36,28 @@ ready once, and leaves it in memory.
 in base 2 (scale * log2 e); with a softcap c it is c log2 e, applied to tanh(product * scale / c).
 
 Axes in the comments: M queries of a tile, N keys of a tile, E = half the head dimension
-(padded to HALF), K = 2 HALF. Rows of other tensors are addressed from 64-bit bases.
+(padded to HALF), K = 2 HALF. Rows are (pointer, stride), addressed from 64-bit bases.
 """
 
 import triton
 import triton.language as tl
 
-from .attention_tiles import (edge, load_halves, load_interval, load_query_or_key, load_whole, products, rows_at,
-                              store_gradient, store_halves, walk)
+from .attention_tiles import (edge, load_gain, load_halves, load_interval, load_query_or_key, load_whole, products, row_at,
+                              store_gradient, store_halves, store_whole, walk)
 
 UNSEEN = tl.constexpr(-1.0e30)  # a greatest score before any key was seen; finite, so that inf - inf never happens
 
 
 @triton.jit
-def _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, k, k_row, v, v_row, k_gain, eps, position,
-            cos, sin, unit, inner, E: tl.constexpr, HALF: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
-            NORM: tl.constexpr, ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
+def _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, keys, values, gain, angles, eps, unit, inner,
+            E: tl.constexpr, HALF: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr, NORM: tl.constexpr,
+            ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """One block of keys for a tile of queries: the online softmax step."""
     key_N = start + tl.arange(0, BLOCK_N)
     inside_N = key_N < high
-    k_low, k_high = load_query_or_key(k, k_row, start, inside_N, k_gain, eps, position, cos, sin,
-                                      E, HALF, BLOCK_N, MASKED, NORM, ROPE, DOT)  # [N, HALF]
-    v_NK = load_whole(v, v_row, start, inside_N, E, HALF, BLOCK_N, MASKED).to(DOT)  # [N, K]
+    k_low, k_high = load_query_or_key(keys, start, inside_N, gain, angles, eps, E, HALF, BLOCK_N, MASKED, NORM, ROPE,
+                                      DOT)                                                 # [N, HALF]
+    v_NK = load_whole(values, start, inside_N, E, HALF, BLOCK_N, MASKED).to(DOT)           # [N, K]
     s_MN = products(q_low, q_high, k_low, k_high, inner, SOFTCAP, PRECISION)
     if MASKED:
         seen_MN = (key_N[None, :] >= first_M[:, None]) & (key_N[None, :] < last_M[:, None])
@@ -83,44 +83,41 @@ def forward_kernel(q, k, v, o, lse, sees, position, cos, sin, q_gain, k_gain,
     row_M = top + tl.arange(0, BLOCK_M)
     inside_M = row_M < n
     first_M, last_M = load_interval(sees, top, n, BLOCK_M)
-    q = rows_at(q, head, q_head)
-    k = rows_at(k, head // GROUP, k_head)
-    v = rows_at(v, head // GROUP, v_head)
+    queries = row_at((q, q_head), head), q_row
+    keys = row_at((k, k_head), head // GROUP), k_row
+    values = row_at((v, v_head), head // GROUP), v_row
+    angles = position, cos, sin
 
-    q_low, q_high = load_query_or_key(q, q_row, top, inside_M, q_gain, eps, position, cos, sin,
-                                      E, HALF, BLOCK_M, True, NORM, ROPE, DOT)  # [M, HALF]
+    q_low, q_high = load_query_or_key(queries, top, inside_M, load_gain(q_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_M,
+                                      True, NORM, ROPE, DOT)                               # [M, HALF]
+    gain = load_gain(k_gain, E, HALF, NORM)
     acc_MK = tl.zeros([BLOCK_M, 2 * HALF], tl.float32)
     l_M = tl.zeros([BLOCK_M], tl.float32)
     m_M = tl.full([BLOCK_M], UNSEEN, tl.float32)
     low, whole_low, whole_high, high, edges = walk(first_M, last_M, BLOCK_N)
     for start in range(whole_low, whole_high, BLOCK_N):
-        acc_MK, l_M, m_M = _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, k, k_row, v, v_row, k_gain,
-                                   eps, position, cos, sin, unit, inner, E, HALF, BLOCK_N, False, NORM, ROPE, SOFTCAP,
-                                   DOT, PRECISION)
+        acc_MK, l_M, m_M = _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, keys, values, gain, angles,
+                                   eps, unit, inner, E, HALF, BLOCK_N, False, NORM, ROPE, SOFTCAP, DOT, PRECISION)
     for i in range(0, edges):
         start = edge(i, low, whole_low, whole_high, BLOCK_N)
-        acc_MK, l_M, m_M = _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, k, k_row, v, v_row, k_gain,
-                                   eps, position, cos, sin, unit, inner, E, HALF, BLOCK_N, True, NORM, ROPE, SOFTCAP,
-                                   DOT, PRECISION)
+        acc_MK, l_M, m_M = _attend(acc_MK, l_M, m_M, q_low, q_high, first_M, last_M, start, high, keys, values, gain, angles,
+                                   eps, unit, inner, E, HALF, BLOCK_N, True, NORM, ROPE, SOFTCAP, DOT, PRECISION)
 
     m_M, l_M = tl.where(l_M == 0.0, 0.0, m_M), tl.where(l_M == 0.0, 1.0, l_M)  # a query that sees nothing gets zeros
-    dim_K = tl.arange(0, 2 * HALF)
-    at = rows_at(o, top, heads * 2 * E) + head * 2 * E + tl.arange(0, BLOCK_M)[:, None] * (heads * 2 * E) + dim_K[None, :]
-    tl.store(at, (acc_MK / l_M[:, None]).to(o.dtype.element_ty), mask=inside_M[:, None] & (dim_K < 2 * E)[None, :])
-    tl.store(rows_at(lse, head, n) + row_M, m_M + tl.log2(l_M), mask=inside_M)
+    store_whole((o + head * 2 * E, heads * 2 * E), top, inside_M, acc_MK / l_M[:, None], E, HALF, BLOCK_M)
+    tl.store(row_at((lse, n), head) + row_M, m_M + tl.log2(l_M), mask=inside_M)
 
 
 @triton.jit
-def _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, k, k_row, v, v_row, k_gain,
-              eps, position, cos, sin, unit, inner, E: tl.constexpr, HALF: tl.constexpr, BLOCK_N: tl.constexpr,
-              MASKED: tl.constexpr, NORM: tl.constexpr, ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr,
-              PRECISION: tl.constexpr):
+def _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, keys, values, gain, angles,
+              eps, unit, inner, E: tl.constexpr, HALF: tl.constexpr, BLOCK_N: tl.constexpr, MASKED: tl.constexpr,
+              NORM: tl.constexpr, ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """One block of keys for a tile of queries: dq += ds k."""
     key_N = start + tl.arange(0, BLOCK_N)
     inside_N = key_N < high
-    k_low, k_high = load_query_or_key(k, k_row, start, inside_N, k_gain, eps, position, cos, sin,
-                                      E, HALF, BLOCK_N, MASKED, NORM, ROPE, DOT)  # [N, HALF]
-    v_NK = load_whole(v, v_row, start, inside_N, E, HALF, BLOCK_N, MASKED).to(DOT)  # [N, K]
+    k_low, k_high = load_query_or_key(keys, start, inside_N, gain, angles, eps, E, HALF, BLOCK_N, MASKED, NORM, ROPE,
+                                      DOT)                                                 # [N, HALF]
+    v_NK = load_whole(values, start, inside_N, E, HALF, BLOCK_N, MASKED).to(DOT)           # [N, K]
     s_MN = products(q_low, q_high, k_low, k_high, inner, SOFTCAP, PRECISION)
     p_MN = tl.exp2(s_MN * unit - lse_M[:, None])
     if MASKED:
@@ -148,48 +145,50 @@ def dq_kernel(q, k, v, o, do, lse, delta, q_hat, dq, dq_gain, sees, position, co
     row_M = top + tl.arange(0, BLOCK_M)
     inside_M = row_M < n
     first_M, last_M = load_interval(sees, top, n, BLOCK_M)
-    q = rows_at(q, head, q_head)
-    k = rows_at(k, head // GROUP, k_head)
-    v = rows_at(v, head // GROUP, v_head)
-    o_row = heads * 2 * E
+    queries = row_at((q, q_head), head), q_row
+    keys = row_at((k, k_head), head // GROUP), k_row
+    values = row_at((v, v_head), head // GROUP), v_row
+    angles = position, cos, sin
+    column, row = head * 2 * E, heads * 2 * E  # of the contiguous tensors
 
-    q_low, q_high = load_query_or_key(q, q_row, top, inside_M, q_gain, eps, position, cos, sin,
-                                      E, HALF, BLOCK_M, True, NORM, ROPE, DOT)  # [M, HALF]
-    do_MK = load_whole(do + head * 2 * E, o_row, top, inside_M, E, HALF, BLOCK_M, True)
-    o_MK = load_whole(o + head * 2 * E, o_row, top, inside_M, E, HALF, BLOCK_M, True)
-    delta_M = tl.sum(do_MK.to(tl.float32) * o_MK.to(tl.float32), 1)
-    tl.store(rows_at(delta, head, n) + row_M, delta_M, mask=inside_M)
-    lse_M = tl.load(rows_at(lse, head, n) + row_M, mask=inside_M, other=0.0)
-    do_MK = do_MK.to(DOT)
+    q_low, q_high = load_query_or_key(queries, top, inside_M, load_gain(q_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_M,
+                                      True, NORM, ROPE, DOT)                               # [M, HALF]
     if NORM or ROPE:
-        store_halves(q_hat + head * 2 * E, o_row, top, inside_M, q_low, q_high, E, HALF, BLOCK_M)
+        store_halves((q_hat + column, row), top, inside_M, q_low, q_high, E, HALF, BLOCK_M)
+    do_MK = load_whole((do + column, row), top, inside_M, E, HALF, BLOCK_M, True)          # [M, K]
+    o_MK = load_whole((o + column, row), top, inside_M, E, HALF, BLOCK_M, True)            # [M, K]
+    delta_M = tl.sum(do_MK.to(tl.float32) * o_MK.to(tl.float32), 1)
+    tl.store(row_at((delta, n), head) + row_M, delta_M, mask=inside_M)
+    lse_M = tl.load(row_at((lse, n), head) + row_M, mask=inside_M, other=0.0)
+    do_MK = do_MK.to(DOT)
 
+    gain = load_gain(k_gain, E, HALF, NORM)
     dq_low = tl.zeros([BLOCK_M, HALF], tl.float32)
     dq_high = tl.zeros([BLOCK_M, HALF], tl.float32)
     low, whole_low, whole_high, high, edges = walk(first_M, last_M, BLOCK_N)
     for start in range(whole_low, whole_high, BLOCK_N):
-        dq_low, dq_high = _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, k,
-                                    k_row, v, v_row, k_gain, eps, position, cos, sin, unit, inner, E, HALF, BLOCK_N, False,
-                                    NORM, ROPE, SOFTCAP, DOT, PRECISION)
+        dq_low, dq_high = _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, keys,
+                                    values, gain, angles, eps, unit, inner, E, HALF, BLOCK_N, False, NORM, ROPE, SOFTCAP, DOT,
+                                    PRECISION)
     for i in range(0, edges):
         start = edge(i, low, whole_low, whole_high, BLOCK_N)
-        dq_low, dq_high = _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, k,
-                                    k_row, v, v_row, k_gain, eps, position, cos, sin, unit, inner, E, HALF, BLOCK_N, True,
-                                    NORM, ROPE, SOFTCAP, DOT, PRECISION)
-    store_gradient(dq_low * scale, dq_high * scale, q, q_row, dq + head * 2 * E, o_row, top, inside_M, q_gain, dq_gain,
-                   tile * heads + head, eps, position, cos, sin, E, HALF, BLOCK_M, NORM, ROPE)
+        dq_low, dq_high = _dq_block(dq_low, dq_high, q_low, q_high, do_MK, lse_M, delta_M, first_M, last_M, start, high, keys,
+                                    values, gain, angles, eps, unit, inner, E, HALF, BLOCK_N, True, NORM, ROPE, SOFTCAP, DOT,
+                                    PRECISION)
+    store_gradient(dq_low * scale, dq_high * scale, (dq + column, row), queries, top, inside_M,
+                   load_gain(q_gain, E, HALF, NORM), dq_gain, tile * heads + head, angles, eps, E, HALF, BLOCK_M, NORM, ROPE)
 
 
 @triton.jit
-def _dkv_block(dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, q_hat, q_row, do, do_row, lse, delta,
+def _dkv_block(dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, queries, outputs, lse, delta,
                unit, inner, E: tl.constexpr, HALF: tl.constexpr, BLOCK_M: tl.constexpr, MASKED: tl.constexpr,
                SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """One block of queries for a tile of keys, all transposed: dv += p^T do, dk += ds^T q."""
     row_M = start + tl.arange(0, BLOCK_M)
     inside_M = row_M < high
-    q_low, q_high = load_halves(q_hat, q_row, start, inside_M, E, HALF, BLOCK_M, MASKED)  # [M, HALF]
+    q_low, q_high = load_halves(queries, start, inside_M, E, HALF, BLOCK_M, MASKED)        # [M, HALF]
     q_low, q_high = q_low.to(DOT), q_high.to(DOT)
-    do_MK = load_whole(do, do_row, start, inside_M, E, HALF, BLOCK_M, MASKED).to(DOT)  # [M, K]
+    do_MK = load_whole(outputs, start, inside_M, E, HALF, BLOCK_M, MASKED).to(DOT)         # [M, K]
     lse_M = tl.load(lse + row_M, mask=inside_M, other=0.0)
     delta_M = tl.load(delta + row_M, mask=inside_M, other=0.0)
     s_NM = products(k_low, k_high, q_low, q_high, inner, SOFTCAP, PRECISION)
@@ -213,40 +212,38 @@ def dkv_kernel(q_hat, k, v, do, lse, delta, dk, dv, dk_gain, seen_by, position, 
                GROUP: tl.constexpr, E: tl.constexpr, HALF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
                NORM: tl.constexpr, ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """dk and dv [N, G, K], dk_gain float32 [tiles, G, K] by tile; all query heads of a group are summed here, in order.
-    q_hat: q as the matrix products see it, from ``dq_kernel``.
-    Grid: (tiles of keys, G)."""
+    q_hat: q as the matrix products see it, from ``dq_kernel``. Grid: (tiles of keys, G)."""
     tile, group = tl.program_id(0), tl.program_id(1)
     groups = tl.num_programs(1)
     top = tile * BLOCK_N
     inside_N = top + tl.arange(0, BLOCK_N) < n
     first_N, last_N = load_interval(seen_by, top, n, BLOCK_N)
-    k = rows_at(k, group, k_head)
-    v = rows_at(v, group, v_head)
-    do_row = groups * GROUP * 2 * E
-    dk_row = groups * 2 * E
+    keys = row_at((k, k_head), group), k_row
+    values = row_at((v, v_head), group), v_row
+    angles = position, cos, sin
+    column, row = group * 2 * E, groups * 2 * E  # of dk and dv
 
-    k_low, k_high = load_query_or_key(k, k_row, top, inside_N, k_gain, eps, position, cos, sin,
-                                      E, HALF, BLOCK_N, True, NORM, ROPE, DOT)  # [N, HALF]
-    v_NK = load_whole(v, v_row, top, inside_N, E, HALF, BLOCK_N, True).to(DOT)  # [N, K]
+    k_low, k_high = load_query_or_key(keys, top, inside_N, load_gain(k_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_N,
+                                      True, NORM, ROPE, DOT)                               # [N, HALF]
+    v_NK = load_whole(values, top, inside_N, E, HALF, BLOCK_N, True).to(DOT)               # [N, K]
     dk_low = tl.zeros([BLOCK_N, HALF], tl.float32)
     dk_high = tl.zeros([BLOCK_N, HALF], tl.float32)
     dv_NK = tl.zeros([BLOCK_N, 2 * HALF], tl.float32)
     low, whole_low, whole_high, high, edges = walk(first_N, last_N, BLOCK_M)
     for head in range(group * GROUP, group * GROUP + GROUP):
-        q_h, do_h = rows_at(q_hat, head, q_head), do + head * 2 * E
-        lse_h, delta_h = rows_at(lse, head, n), rows_at(delta, head, n)
+        queries = row_at((q_hat, q_head), head), q_row
+        outputs = do + head * 2 * E, row * GROUP
+        lse_h, delta_h = row_at((lse, n), head), row_at((delta, n), head)
         for start in range(whole_low, whole_high, BLOCK_M):
             dk_low, dk_high, dv_NK = _dkv_block(
-                dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, q_h, q_row, do_h, do_row, lse_h,
-                delta_h, unit, inner, E, HALF, BLOCK_M, False, SOFTCAP, DOT, PRECISION)
+                dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, queries, outputs, lse_h, delta_h,
+                unit, inner, E, HALF, BLOCK_M, False, SOFTCAP, DOT, PRECISION)
         for i in range(0, edges):
             start = edge(i, low, whole_low, whole_high, BLOCK_M)
             dk_low, dk_high, dv_NK = _dkv_block(
-                dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, q_h, q_row, do_h, do_row, lse_h,
-                delta_h, unit, inner, E, HALF, BLOCK_M, True, SOFTCAP, DOT, PRECISION)
+                dk_low, dk_high, dv_NK, k_low, k_high, v_NK, first_N, last_N, start, high, queries, outputs, lse_h, delta_h,
+                unit, inner, E, HALF, BLOCK_M, True, SOFTCAP, DOT, PRECISION)
 
-    dim_K = tl.arange(0, 2 * HALF)
-    at = rows_at(dv, top, dk_row) + group * 2 * E + tl.arange(0, BLOCK_N)[:, None] * dk_row + dim_K[None, :]
-    tl.store(at, dv_NK.to(dv.dtype.element_ty), mask=inside_N[:, None] & (dim_K < 2 * E)[None, :])
-    store_gradient(dk_low * scale, dk_high * scale, k, k_row, dk + group * 2 * E, dk_row, top, inside_N, k_gain, dk_gain,
-                   tile * groups + group, eps, position, cos, sin, E, HALF, BLOCK_N, NORM, ROPE)
+    store_whole((dv + column, row), top, inside_N, dv_NK, E, HALF, BLOCK_N)
+    store_gradient(dk_low * scale, dk_high * scale, (dk + column, row), keys, top, inside_N,
+                   load_gain(k_gain, E, HALF, NORM), dk_gain, tile * groups + group, angles, eps, E, HALF, BLOCK_N, NORM, ROPE)

@@ -32,7 +32,7 @@ MUTATIONS = {
     "one query head of the group is forgotten": ("attention_triton.py", "range(group * GROUP, group * GROUP + GROUP)",
                                                  "range(group * GROUP, group * GROUP + 1)", CASE),
     "the softcap has no derivative": ("attention_triton.py", "ds_NM *= 1.0 - s_NM * s_NM", "ds_NM *= 1.0", CASE),
-    "keys take the wrong head": ("attention_triton.py", "rows_at(k, head // GROUP, k_head)", "rows_at(k, head % 2, k_head)", CASE),
+    "keys take the wrong head": ("attention_triton.py", "keys = row_at((k, k_head), head // GROUP)", "keys = row_at((k, k_head), head % 2)", CASE),
 }
 
 
