@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+import cram.model
 from cram import device, sizing
 from cram.batches import document_bounds
 from cram.errors import CramError
@@ -66,9 +67,11 @@ def test_a_card_too_small_for_one_row_is_refused(monkeypatch):
         device.largest_micro_batch(FakeCard(monkeypatch, 10).attempt, row=128, batch=1024, keep_free=0)
 
 
+@pytest.mark.parametrize("backend", ["sdpa", "triton"])
 @pytest.mark.parametrize("causal, graphs", [(False, 2), (True, 1)])
-def test_one_graph_a_mask_rate_whatever_the_documents(causal, graphs):
+def test_one_graph_a_mask_rate_whatever_the_documents(causal, graphs, backend, monkeypatch):
     """torch.compile without breaks; changing documents never recompiles, a new number of predictions does once."""
+    monkeypatch.setattr(cram.model, "attention_backend", lambda model, device: backend)  # triton: its twin on the CPU
     from torch._dynamo.utils import counters
     torch._dynamo.reset()
     counters.clear()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from cram._kernels import attention_twin
 from cram._kernels.attention import FUSED_ROW, attention_backward, attention_forward
 from cram.ops import Documents, QKNorm, Rope, attention, sight
-from tests.kernels.attention_cases import Case, cases, excess
+from tests.kernels.attention_cases import cases, excess
 
 HERE = ("sdpa", "triton")  # triton: its twin on the CPU
 
