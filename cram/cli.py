@@ -32,6 +32,7 @@ VERBS = {
     "status": "show which results are there and why a stage would run",
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
     "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
+    "bench": "measure speed on this machine: cram bench attention|loss|step|kernels",
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
@@ -80,6 +81,9 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "ledger":
         parser.add_argument("run", help="a run's folder (runs/demo), its pretrain folder, or a ledger.jsonl")
         return _ledger(Path(parser.parse_args(rest).run))
+    if verb == "bench":
+        from cram.bench import command
+        return command(parser, rest, _tell)
     parser.add_argument("settings", nargs="*", metavar="[config] [key=value ...]",
                         help="a YAML file or the name of a shipped configuration, then keys to override")
     if verb == "config":

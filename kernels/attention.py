@@ -120,7 +120,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, documents: Documents, causal: 
     if seen is None:
         seen = sight(documents, n, causal=causal, window=window, rope=rope, backend=backend, device=q.device)
     q_gain, k_gain, eps = qk_norm or (None, None, 0.0)
-    if not seen.fused:
+    if not seen.fused and (qk_norm or seen.angles):
         q, k = (_normalise_and_rotate(x, gain, eps, seen.angles) for x, gain in ((q, q_gain), (k, k_gain)))
         rope = q_gain = k_gain = None
     if backend == "triton":

@@ -51,21 +51,19 @@ def why_not(backend: str, head_dim: int) -> Optional[str]:
 
 
 @functools.cache
-def _flex_attention():
-    """FlexAttention is fast only when compiled: uncompiled it holds the whole score matrix."""
-    from torch.nn.attention.flex_attention import flex_attention
-    return torch.compile(flex_attention, dynamic=False)
+def _compiled(name: str):
+    """A function of FlexAttention, compiled: uncompiled they hold N x N numbers."""
+    from torch.nn.attention import flex_attention
+    return torch.compile(getattr(flex_attention, name), dynamic=False)
 
 
 def block_mask(sees_2N: Tensor):
     """FlexAttention's block mask from the interval of keys each query sees; made anew for every batch."""
-    from torch.nn.attention.flex_attention import create_block_mask
-
     def seen(b, h, query, key):
         return (key >= sees_2N[0, query]) & (key < sees_2N[1, query])
 
     n = sees_2N.shape[1]
-    return create_block_mask(seen, None, None, n, n, device=sees_2N.device)
+    return _compiled("create_block_mask")(seen, None, None, n, n, device=sees_2N.device)
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, block_mask, scale: float, softcap: float) -> Tensor:
@@ -74,8 +72,8 @@ def flex(q: Tensor, k: Tensor, v: Tensor, block_mask, scale: float, softcap: flo
         return softcap * torch.tanh(score / softcap)
 
     q_1HNK, k_1GNK, v_1GNK = (x.transpose(0, 1)[None] for x in (q, k, v))
-    o_1HNK = _flex_attention()(q_1HNK, k_1GNK, v_1GNK, score_mod=cap if softcap else None, block_mask=block_mask, scale=scale,
-                               enable_gqa=q.shape[1] != k.shape[1])
+    o_1HNK = _compiled("flex_attention")(q_1HNK, k_1GNK, v_1GNK, score_mod=cap if softcap else None, block_mask=block_mask,
+                                         scale=scale, enable_gqa=q.shape[1] != k.shape[1])
     return o_1HNK[0].transpose(0, 1)
 
 
