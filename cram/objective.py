@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cram.ops import Documents
+from cram.ops import Documents, linear_cross_entropy
 
 IGNORE = -100  # label of a slot without a prediction, as in torch.nn.functional.cross_entropy
 
@@ -50,14 +50,17 @@ def causal_labels(next_N: np.ndarray, cls: int) -> np.ndarray:
 
 
 def cross_entropy_sum(model, ids_N: Tensor, documents: Documents, positions_K: Tensor | None, labels_K: Tensor,
-                      z_loss: float = 0.0) -> Tensor:
+                      z_loss: float = 0.0, chunked: bool = False) -> Tensor:
     """Sum of the negative log-likelihood (nats) over the labels that are not IGNORE.
 
     positions_K: where the labels sit; None: at every token (causal). z_loss adds that weight
-    times log(Z)^2 (PaLM, Chowdhery et al. 2022, section 5).
+    times log(Z)^2 (PaLM, Chowdhery et al. 2022, section 5). chunked: never hold all logits.
     """
     x_ND = model(ids_N, documents)
     x_KD = x_ND if positions_K is None else x_ND.index_select(0, positions_K)
+    if chunked:
+        return linear_cross_entropy(x_KD, model.head.weight, labels_K, ignore_index=IGNORE,
+                                    softcap=model.config.logit_softcap, z_loss=z_loss)
     logits_KV = model.logits(x_KD)
     loss = F.cross_entropy(logits_KV, labels_K, ignore_index=IGNORE, reduction="sum")
     if z_loss:

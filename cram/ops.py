@@ -2,5 +2,6 @@
 
 from cram._kernels.attention import BACKENDS, QKNorm, Rope, Sight, attention, sight, why_not
 from cram._kernels.documents import Documents
+from cram._kernels.loss import linear_cross_entropy
 
-__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "sight", "why_not"]
+__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "linear_cross_entropy", "sight", "why_not"]

@@ -158,6 +158,9 @@ class Train:
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA when there is a card")
     precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
         "auto", "auto: bf16 where the card has it, else fp16 with loss scaling, fp32 on CPU")
+    loss: Literal["plain", "chunked"] = key(
+        "plain", "last layer and cross-entropy: plain holds all logits; chunked a few rows at a time, gradient included: less "
+        "memory (kernels/loss.py)")
     compile: Literal["auto", "on", "off"] = key("auto", "torch.compile; auto: on for CUDA, off for CPU")
     threads: Optional[int] = key(None, "CPU threads of torch; null: torch's own choice")
     deterministic: bool = key(True, "ask torch for deterministic algorithms (same bits on the same machine)")

@@ -21,7 +21,8 @@ def trial(model, device: Device, config, tokens: int) -> float:
         positions_K = torch.arange(max(1, round(tokens * config.objective.mask_rate)), device=device.kind)
         labels_K = ids_N[:len(positions_K)]
     with device.autocast():
-        loss = cross_entropy_sum(model, ids_N, Documents(start_N, start_N + row, row), positions_K, labels_K)
+        loss = cross_entropy_sum(model, ids_N, Documents(start_N, start_N + row, row), positions_K, labels_K,
+                                 chunked=config.train.loss == "chunked")
     (loss * 0.0).backward()
     model.zero_grad(set_to_none=True)
     if device.kind == "cuda":

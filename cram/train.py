@@ -163,7 +163,7 @@ class Day:
             for micro in micro_batches:
                 with self.device.autocast():
                     loss = self.loss_sum(self.model, micro.ids_N, micro.documents, micro.positions_K, micro.labels_K,
-                                         config.objective.z_loss)
+                                         config.objective.z_loss, config.train.loss == "chunked")
                 (loss * (self.loss_scale.scale / predicted)).backward()
                 loss_sum += loss.detach()
             norm = finish_gradients(list(self.model.parameters()), self.loss_scale.scale, config.optimizer.clip)

@@ -6,8 +6,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cram.model import build
 from cram.objective import IGNORE, causal_labels, cross_entropy_sum, mask_tokens
 from cram.ops import Documents
+from cram.schema import Model
 
 SPECIAL = 5
 
@@ -89,3 +91,15 @@ def test_random_replacements_cover_all_ordinary_tokens():
     ids = np.full(200_000, 77, dtype=np.uint16)
     hidden = mask(ids, 200_000, mask_fraction=0.0, random_fraction=1.0)[0]
     assert set(np.unique(hidden)) == set(range(SPECIAL, 1000))
+
+
+@pytest.mark.parametrize("changes", [{}, {"tied": False, "logit_softcap": 3.0}])
+def test_the_chunked_loss_trains_the_same_model(changes):
+    model = build(Model(layers=1, width=32, heads=2, zero_init=False, init_std=0.3, **changes), 50, False, seed=0)
+    ids, positions, labels = torch.arange(16), torch.tensor([1, 4, 9, 0]), torch.tensor([7, 3, 3, IGNORE])
+    results = []
+    for chunked in (False, True):
+        loss = cross_entropy_sum(model, ids, Documents(None, None, 8), positions, labels, 0.1, chunked)
+        results.append([loss, *torch.autograd.grad(loss / 3, list(model.parameters()))])
+    for plain, ours in zip(*results, strict=True):
+        torch.testing.assert_close(plain, ours, rtol=1e-5, atol=1e-5)
