@@ -91,6 +91,7 @@ def _loss_cases(device: str, quick: bool, repeats: int, say: Callable[[str], Non
     from cram.bench import loss
 
     for size in loss.SIZES[device][:1 if quick else None]:
-        yield [row | {"ms": 1e3 * row["seconds"], "min": 1e3 * row["fastest"], "max": 1e3 * row["slowest"],
+        yield [row if "error" in row else
+               row | {"ms": 1e3 * row["seconds"], "min": 1e3 * row["fastest"], "max": 1e3 * row["slowest"],
                       "peak_mib": row["peak_bytes"] / 2**20} for row in loss.measure(device, [size], repeats)]
         say("loss: {0:,} positions, width {1}, vocabulary {2:,}".format(*size))

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from cram._kernels.loss import linear_cross_entropy
+from cram.bench.measure import attempt
 from cram.device import keep_freed_memory
 
 SIZES = {"cpu": [(2457, 128, 4096), (2457, 768, 32768)],          # demo; a micro-batch of the demo at the days' width
@@ -52,7 +53,7 @@ def ways() -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
 
 
 def measure(device: str, sizes: Iterable[tuple[int, int, int]], repeats: int) -> list[dict]:
-    """One row for each size (P, D, V) and way. device: 'cpu' or 'cuda'.
+    """One row for each size (P, D, V) and way; one that fails, out of memory, has an ``error``. device: 'cpu' or 'cuda'.
 
     seconds: median of ``repeats`` forward and backward passes, the ways taking turns (plain, compiled, chunked, ...,
     plain, ...); compilation and WARM_UP runs of each come before and are not counted. fastest, slowest: the extremes.
@@ -70,20 +71,21 @@ def measure(device: str, sizes: Iterable[tuple[int, int, int]], repeats: int) ->
 def _measure_size(device: str, size: tuple[int, int, int], repeats: int) -> list[dict]:
     inputs, functions = make_inputs(device, size), ways()
     runs = {name: lambda f=f: _gradients(f, inputs) for name, f in functions.items()}
-    for run in runs.values():
-        for _ in range(WARM_UP):
-            run()
+    warm = {name: attempt(lambda: [run() for _ in range(WARM_UP)])[1] for name, run in runs.items()}
+    errors = {name: error for name, error in warm.items() if error is not None}
+    runs = {name: run for name, run in runs.items() if name not in errors}
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(repeats):
         for name, run in runs.items():
             seconds[name].append(_seconds(device, run))
     true, p, d, v = exact(*inputs), *size
-    return [{"way": name, "p": p, "d": d, "v": v, "device": device, "dtype": str(DTYPES[device]).removeprefix("torch."),
-             "threads": torch.get_num_threads(), "repeats": repeats, "torch": torch.__version__,
-             "seconds": statistics.median(seconds[name]), "fastest": min(seconds[name]), "slowest": max(seconds[name]),
-             "peak_bytes": _peak_bytes(device, run), "peak_by": MEMORY[device],
-             **{f"error_{key}": error for key, error in zip(("loss", "dx", "dweight"), _errors(run(), true), strict=True)}}
-            for name, run in runs.items()]
+    common = {"p": p, "d": d, "v": v, "device": device, "dtype": str(DTYPES[device]).removeprefix("torch."),
+              "threads": torch.get_num_threads(), "repeats": repeats, "torch": torch.__version__}
+    return [{"way": name, **common, "error": error} for name, error in errors.items()] + [
+        {"way": name, **common, "seconds": statistics.median(seconds[name]), "fastest": min(seconds[name]),
+         "slowest": max(seconds[name]), "peak_bytes": _peak_bytes(device, run), "peak_by": MEMORY[device],
+         **{f"error_{key}": error for key, error in zip(("loss", "dx", "dweight"), _errors(run(), true), strict=True)}}
+        for name, run in runs.items()]
 
 
 def make_inputs(device: str, size: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:

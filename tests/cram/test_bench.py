@@ -271,3 +271,15 @@ def test_other_benches_are_reached(cram, tmp_path, monkeypatch):
     assert cram("bench", "loss", "--quick", "--device", "cpu", "--out", tmp_path).code == 0
     assert called[1:] == [("cpu", loss.SIZES["cpu"][:1], 3)]
     assert "| plain | 500.000 | 250.000 | 1000.000 | 1.0 |" in (tmp_path / "loss_cpu.md").read_text()
+
+
+def test_a_way_that_runs_out_of_memory_becomes_a_row(monkeypatch):
+    from cram.bench import _loss_cases, loss
+
+    def too_large(x_PD, weight_VD, labels_P):
+        raise torch.OutOfMemoryError("tried to allocate 8 GiB")
+
+    monkeypatch.setattr(loss, "SIZES", {"cpu": [(64, 8, 32)]})
+    monkeypatch.setattr(loss, "ways", lambda: {"plain": loss.plain, "huge": too_large})
+    rows = {row["way"]: row for rows in _loss_cases("cpu", True, 1, lambda line: None) for row in rows}
+    assert "tried to allocate 8 GiB" in rows["huge"]["error"] and rows["plain"]["ms"] > 0 and rows["plain"]["error_loss"] < 1e-5
