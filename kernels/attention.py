@@ -101,6 +101,13 @@ def why_not(backend: str, device: torch.device | str, head_dim: int) -> Optional
     return backends.why_not(backend, head_dim)
 
 
+def fastest(device: torch.device | str, head_dim: int) -> str:
+    """The back end for this device when nobody chose: triton where it runs on tensor cores (Ampere, 2020, and newer)."""
+    if why_not("triton", device, head_dim) or torch.cuda.get_device_capability(device) < (8, 0):
+        return "sdpa"
+    return "triton"
+
+
 def attention(q: Tensor, k: Tensor, v: Tensor, *, documents: Documents, causal: bool, window: Optional[int] = None,
               rope: Optional[Rope] = None, qk_norm: Optional[QKNorm] = None, softcap: Optional[float] = None,
               scale: Optional[float] = None, backend: str = "triton", seen: Optional[Sight] = None) -> Tensor:

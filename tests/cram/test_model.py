@@ -204,6 +204,7 @@ def test_flops_are_counted_as_published():
 def test_the_attention_back_end_follows_the_device(monkeypatch):
     from cram.errors import CramError
     from cram.model import attention_backend, refuse_attention
+    import cram._kernels.attention
     import cram.model
 
     for name in ("auto", "triton", "sdpa", "flex", "varlen"):
@@ -212,7 +213,12 @@ def test_the_attention_back_end_follows_the_device(monkeypatch):
         with pytest.raises(CramError, match=f"model.attention={name} needs a CUDA card; use model.attention=auto or sdpa"):
             refuse_attention(Model(attention=name), "cpu")
     refuse_attention(Model(attention="auto"), "cpu")
-    monkeypatch.setattr(cram.model, "why_not", lambda backend, device, head_dim: None)  # a card that runs them all
+    for module in (cram.model, cram._kernels.attention):  # a card that runs them all
+        monkeypatch.setattr(module, "why_not", lambda backend, device, head_dim: None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert attention_backend(Model(attention="auto"), "cuda") == "sdpa"  # no tensor-core code from triton there
+    assert attention_backend(Model(attention="triton"), "cuda") == "triton"
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
     assert attention_backend(Model(attention="auto"), "cuda") == "triton"
     assert attention_backend(Model(attention="flex"), "cuda") == "flex"
     model = build(Model(layers=1, width=32, heads=2), 50, False)
