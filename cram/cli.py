@@ -135,6 +135,8 @@ def _config(options) -> int:
 def _stages(verb: str, options) -> int:
     runner = Runner(STAGES, _load(options.settings), _tell)
     target = None if verb in ("run", "status") else verb
+    if verb != "status":
+        _refuse_hardware(runner.plan(target, options.force), runner.config)
     again = shlex.join(["cram", "run" if verb == "status" else verb, *options.settings])
     if verb == "status" or options.dry_run:
         for plan in runner.plan(target, None if verb == "status" else options.force):
@@ -149,6 +151,16 @@ def _stages(verb: str, options) -> int:
     if verb in ("run", "report"):
         print(f"results: {runner.links}, page: {runner.links / 'report' / 'report.html'}")
     return 0
+
+
+def _refuse_hardware(plans, config) -> None:
+    """Before hours of data preparation: raise CramError when training is due and asks for what is not here."""
+    asks = config.model.attention not in ("auto", "sdpa") or config.train.device == "cuda" or config.train.precision != "auto"
+    if asks and any(plan.stage.name == "pretrain" and plan.state != "fresh" for plan in plans):
+        from cram.device import choose_device
+        from cram.model import refuse_attention
+
+        refuse_attention(config.model, choose_device(config.train).kind)
 
 
 def _tell(line: str) -> None:

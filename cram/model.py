@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cram.errors import CramError
-from cram.ops import Documents, QKNorm, Rope, attention, fastest, sight, why_not
+from cram.ops import Documents, QKNorm, Rope, attention, sight, why_not
 
 
 class RMSNorm(nn.RMSNorm):
@@ -42,15 +42,13 @@ def mlp_width(model) -> int:
 
 
 def attention_backend(model, device: torch.device | str) -> str:
-    """The attention back end of this model on this device: as configured where that runs, else sdpa; auto: the fastest.
+    """The attention back end of this model on this device: as configured (auto: triton) where that runs, else sdpa.
 
     So a model trained on a card can be looked at anywhere; training itself refuses a back end that cannot run here
     (``refuse_attention``).
     """
-    head_dim = model.width // model.heads
-    if model.attention == "auto":
-        return fastest(device, head_dim)
-    return "sdpa" if why_not(model.attention, device, head_dim) else model.attention
+    wanted = "triton" if model.attention == "auto" else model.attention
+    return "sdpa" if why_not(wanted, device, model.width // model.heads) else wanted
 
 
 def refuse_attention(model, device: torch.device | str) -> None:

@@ -90,8 +90,8 @@ class Model:
         "rope", "rope: rotary (Su et al. 2021), restarting at each document; scaled_sinusoidal: cramming's, one learned scale")
     rope_base: float = key(10000.0, "rope: base of the wavelengths")
     attention: Literal["auto", "triton", "sdpa", "flex", "varlen"] = key(
-        "auto", "back end: triton (cram's fused kernels, CUDA), sdpa (PyTorch's, everywhere), flex and varlen (PyTorch's, CUDA, "
-        "for comparison); auto: triton on Ampere cards and newer, else sdpa")
+        "auto", "back end: triton (cram's fused kernels, Ampere cards and newer), sdpa (PyTorch's, everywhere), flex and varlen "
+        "(PyTorch's, CUDA, for comparison); auto: triton where it runs, else sdpa")
     qk_norm: bool = key(True, "RMS-normalise queries and keys per head with a learned gain (Dehghani et al. 2023)")
     embedding_norm: bool = key(True, "normalise the embeddings before the first block")
     tied: bool = key(True, "input embedding and output head share one matrix (Press & Wolf 2017)")

@@ -27,7 +27,7 @@ from . import attention_twin, launch
 from .documents import Documents
 
 BACKENDS = ("triton", "sdpa", "flex", "varlen")
-FUSED_ROW = 512  # in longer rows a key is loaded by many tiles of queries: norm and rotation once, before, cost less
+FUSED_ROW = 512  # in longer rows many tiles load the same key: norm and rotation once, before. A guess: no card has judged it
 
 
 class Rope(NamedTuple):
@@ -101,13 +101,6 @@ def why_not(backend: str, device: torch.device | str, head_dim: int) -> Optional
     return backends.why_not(backend, head_dim)
 
 
-def fastest(device: torch.device | str, head_dim: int) -> str:
-    """The back end for this device when nobody chose: triton where it runs on tensor cores (Ampere, 2020, and newer)."""
-    if why_not("triton", device, head_dim) or torch.cuda.get_device_capability(device) < (8, 0):
-        return "sdpa"
-    return "triton"
-
-
 def attention(q: Tensor, k: Tensor, v: Tensor, *, documents: Documents, causal: bool, window: Optional[int] = None,
               rope: Optional[Rope] = None, qk_norm: Optional[QKNorm] = None, softcap: Optional[float] = None,
               scale: Optional[float] = None, backend: str = "triton", seen: Optional[Sight] = None) -> Tensor:
@@ -118,11 +111,12 @@ def attention(q: Tensor, k: Tensor, v: Tensor, *, documents: Documents, causal: 
     document; qk_norm: normalise them before. softcap: c tanh(score / c) (Gemma 2). scale: 1 / sqrt(K) unless given.
     seen: what ``sight`` returned for the same arguments, to share it between layers; made here when absent.
 
-    A token that sees nothing gets zeros. Gradients flow to q, k, v and the gains. Raises ValueError for shapes, dtypes
-    and values that do not fit.
+    A token that sees nothing gets zeros (varlen refuses such). Values must be finite, in padding too: what is hidden is
+    weighted with zero. Gradients flow to q, k, v and the gains. Raises ValueError for shapes, dtypes and values that do
+    not fit.
     """
+    _check(q, k, v, documents, rope, qk_norm, window, softcap, scale, backend)
     n, heads, head_dim = q.shape
-    _check(q, k, v, documents, qk_norm, softcap, scale, backend)
     scale, softcap = head_dim ** -0.5 if scale is None else scale, softcap or 0.0
     if seen is None:
         seen = sight(documents, n, causal=causal, window=window, rope=rope, backend=backend, device=q.device)
@@ -154,30 +148,40 @@ def _normalise_and_rotate(x_NHK: Tensor, gain_K: Optional[Tensor], eps: float,
     return wide_NHK.type_as(x_NHK)
 
 
-def _check(q: Tensor, k: Tensor, v: Tensor, documents: Documents, qk_norm: Optional[QKNorm], softcap: Optional[float],
-           scale: Optional[float], backend: str) -> None:
-    (n, heads, head_dim), groups = q.shape, k.shape[1]
+def _check(q: Tensor, k: Tensor, v: Tensor, documents: Documents, rope: Optional[Rope], qk_norm: Optional[QKNorm],
+           window: Optional[int], softcap: Optional[float], scale: Optional[float], backend: str) -> None:
     if backend not in BACKENDS:
         raise ValueError(f"backend '{backend}' is none of {', '.join(BACKENDS)}")
-    if k.shape != (n, groups, head_dim) or v.shape != k.shape:
-        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}: k and v must be [{n}, G, {head_dim}]")
-    if not documents.row or n % documents.row or heads % groups:
+    if q.ndim != 3 or k.ndim != 3 or k.shape[::2] != q.shape[::2] or v.shape != k.shape:
+        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}: expected [N, H, K], [N, G, K], [N, G, K]")
+    (n, heads, head_dim), groups = q.shape, k.shape[1]
+    if not documents.row or n % documents.row or not groups or heads % groups:
         raise ValueError(f"{n} tokens in rows of {documents.row}, {heads} heads in {groups} groups: no whole number")
-    if not q.dtype == k.dtype == v.dtype:
-        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: give one dtype")
+    if documents.start_N is not None and not documents.start_N.shape == documents.end_N.shape == (n,):
+        raise ValueError(f"documents of {len(documents.start_N)} and {len(documents.end_N)} tokens, but q has {n}")
+    if not q.dtype == k.dtype == v.dtype or not q.dtype.is_floating_point:
+        raise ValueError(f"q, k, v are {q.dtype}, {k.dtype}, {v.dtype}: give one floating-point dtype")
     if backend == "triton" and q.is_cuda and q.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise ValueError(f"q is {q.dtype}: the triton kernels compute in float32, float16 or bfloat16")
-    if scale is not None and scale <= 0:
-        raise ValueError(f"scale {scale} must be more than 0")
-    if softcap is not None and softcap <= 0:
-        raise ValueError(f"softcap {softcap} must be more than 0")
-    if softcap is not None and backend in ("sdpa", "varlen"):
-        raise ValueError(f"softcap {softcap}: backend '{backend}' has none; use triton or flex")
-    if qk_norm is not None and qk_norm.eps <= 0:
-        raise ValueError(f"qk_norm.eps {qk_norm.eps} must be more than 0")
     if backend == "triton" and (head_dim > launch.HEAD_DIMS[-1] or head_dim % 2):
         raise ValueError(f"head dimension {head_dim}: the triton kernels hold even ones up to {launch.HEAD_DIMS[-1]}; "
                          "use backend='sdpa'")
+    if rope is not None and not (rope.cos_TE.shape == rope.sin_TE.shape == (len(rope.cos_TE), head_dim // 2)
+                                 and len(rope.cos_TE) >= documents.row and head_dim % 2 == 0):
+        raise ValueError(f"rope tables {list(rope.cos_TE.shape)} and {list(rope.sin_TE.shape)}: expected "
+                         f"[{documents.row} or more, {head_dim} / 2] each")
+    if qk_norm is not None and not qk_norm.q_gain_K.shape == qk_norm.k_gain_K.shape == (head_dim,):
+        raise ValueError(f"gains {list(qk_norm.q_gain_K.shape)} and {list(qk_norm.k_gain_K.shape)}: expected [{head_dim}] each")
+    if qk_norm is not None and not qk_norm.eps > 0:
+        raise ValueError(f"qk_norm.eps {qk_norm.eps} must be more than 0")
+    if window is not None and window < 0:
+        raise ValueError(f"window {window} must not be negative; None for no window")
+    if scale is not None and not scale > 0:
+        raise ValueError(f"scale {scale} must be more than 0")
+    if softcap is not None and not softcap > 0:
+        raise ValueError(f"softcap {softcap} must be more than 0")
+    if softcap is not None and backend in ("sdpa", "varlen"):
+        raise ValueError(f"softcap {softcap}: backend '{backend}' has none; use triton or flex")
 
 
 _FORWARD = ("(Tensor q, Tensor k, Tensor v, Tensor sees, Tensor seen_by, Tensor? position, Tensor? cos, Tensor? sin, "
@@ -229,6 +233,7 @@ def _(do, q, k, v, o, lse, sees, seen_by, position, cos, sin, q_gain, k_gain, sc
 
 def _save(ctx, inputs, output):
     *tensors, ctx.scale, ctx.softcap, ctx.eps, ctx.causal = inputs
+    ctx.mark_non_differentiable(output[1])
     ctx.save_for_backward(*tensors, *output)
 
 

@@ -32,14 +32,14 @@ def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], row: int, scal
     q_RHTK, k_RGTK, v_RGTK = (rearrange(x, "(r t) h k -> r h t k", t=row) for x in (q, k, v))
     o_RHTK = F.scaled_dot_product_attention(q_RHTK, k_RGTK, v_RGTK, attn_mask=mask, scale=scale,
                                             enable_gqa=q.shape[1] != k.shape[1])
-    return rearrange(o_RHTK, "r h t k -> (r t) h k")
+    return rearrange(o_RHTK, "r h t k -> (r t) h k").type_as(q)  # autocast may have lowered it
 
 
 def why_not(backend: str, head_dim: int) -> Optional[str]:
     """Why flex, varlen or triton cannot run on the card that is here; None when it can."""
     if backend == "varlen":
         try:
-            import torch.nn.attention.varlen  # noqa: F401
+            from torch.nn.attention import varlen  # noqa: F401
         except ImportError:
             return "needs torch.nn.attention.varlen (torch 2.11 or newer)"
         if torch.cuda.get_device_capability() < (8, 0):
@@ -47,7 +47,9 @@ def why_not(backend: str, head_dim: int) -> Optional[str]:
         return None if head_dim % 8 == 0 else f"needs a head dimension that is a multiple of 8, not {head_dim}"
     if importlib.util.find_spec("triton") is None:
         return "needs the triton package"
-    return None if torch.cuda.get_device_capability() >= (7, 5) else "needs a Turing card (2018) or newer"
+    if torch.cuda.get_device_capability() < (8, 0):
+        return "needs an Ampere card (2020) or newer: triton has no tensor-core code for older ones"
+    return None
 
 
 @functools.cache
@@ -83,6 +85,8 @@ def cumulative_lengths(documents: Documents, n: int, device: torch.device | str)
     power of two, so that few shapes occur; waits for the device, since the number of documents is a value there."""
     if documents.start_N is None:
         return torch.arange(0, n + 1, documents.row, device=device, dtype=torch.int32), documents.row
+    if (documents.end_N <= documents.start_N).any():
+        raise ValueError("varlen: every token must belong to a document, but some have end <= start; use triton or sdpa")
     first_B = (documents.start_N == torch.arange(n, device=device, dtype=torch.int32)).nonzero()[:, 0].int()
     padded = 1 << len(first_B).bit_length()
     return F.pad(first_B, (0, padded + 1 - len(first_B)), value=n), documents.row

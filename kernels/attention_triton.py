@@ -19,7 +19,8 @@ log-sum-exp L = m + log l, because it gives every probability again: p_ij = exp(
 dv and dk are sums over queries, dq over keys. One pass could make all three only by adding
 into memory from many programs at once (atomics), in an order that differs from run to run.
 Two passes compute the scores twice, seven matrix products for five, and every sum has one
-owner and one order: the same bits each time.
+owner and one order: the same bits each time. (With a softcap c, s = c tanh(u / c), and ds
+is also multiplied by 1 - tanh^2.)
 
 **Who sees whom** is an interval of keys for each query, and of queries for each key
 (``documents.py``). A tile of queries walks from the least first key to the greatest last
@@ -29,14 +30,17 @@ one. Blocks that every query of the tile sees whole, in the middle, need no mask
 x -> R(position) (gain * x / rms(x)). The rotation turns the pairs (x_e, x_{e+K/2}), so a
 tile is loaded as two halves and q . k is the sum of two products. On the way back the
 gradient is rotated by -position and goes through the norm (``store_gradient``). The pass
-for dK and dV streams queries, many times; the pass for dQ before it has each tile of them
-ready once, and leaves it in memory.
+for dQ runs first and has every query normalised and rotated; it writes them to q_hat, so
+that the pass for dK and dV, which reads each query many times, need not repeat it. Keys
+are normalised and rotated anew for every tile of queries.
 
 **Powers of two.** exp2 is what the hardware has. ``unit`` turns a raw product into a score
 in base 2 (scale * log2 e); with a softcap c it is c log2 e, applied to tanh(product * scale / c).
+The log-sum-exp is kept in base 2, too.
 
-Axes in the comments: M queries of a tile, N keys of a tile, E = half the head dimension
-(padded to HALF), K = 2 HALF. Rows are (pointer, stride), addressed from 64-bit bases.
+Axes. In memory: N tokens, H query heads, G key/value heads, K = 2 E numbers a head. In a tile:
+M queries, N keys, HALF >= E (E padded to a power of two), K = 2 HALF. Rows are (pointer,
+stride), addressed from 64-bit bases.
 """
 
 import triton
@@ -45,7 +49,7 @@ import triton.language as tl
 from .attention_tiles import (edge, load_gain, load_halves, load_interval, load_query_or_key, load_whole, products, row_at,
                               store_gradient, store_halves, store_whole, walk)
 
-UNSEEN = tl.constexpr(-1.0e30)  # a greatest score before any key was seen; finite, so that inf - inf never happens
+UNSEEN = tl.constexpr(-1.0e30)  # a greatest score before any key was seen; finite: (-inf) - (-inf) would be nan
 
 
 @triton.jit
@@ -83,10 +87,10 @@ def forward_kernel(q, k, v, o, lse, sees, position, cos, sin, q_gain, k_gain,
     row_M = top + tl.arange(0, BLOCK_M)
     inside_M = row_M < n
     first_M, last_M = load_interval(sees, top, n, BLOCK_M)
-    queries = row_at((q, q_head), head), q_row
-    keys = row_at((k, k_head), head // GROUP), k_row
-    values = row_at((v, v_head), head // GROUP), v_row
-    angles = position, cos, sin
+    queries = (row_at((q, q_head), head), q_row)
+    keys = (row_at((k, k_head), head // GROUP), k_row)
+    values = (row_at((v, v_head), head // GROUP), v_row)
+    angles = (position, cos, sin)
 
     q_low, q_high = load_query_or_key(queries, top, inside_M, load_gain(q_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_M,
                                       True, NORM, ROPE, DOT)                               # [M, HALF]
@@ -138,17 +142,18 @@ def dq_kernel(q, k, v, o, do, lse, delta, q_hat, dq, dq_gain, sees, position, co
               GROUP: tl.constexpr, E: tl.constexpr, HALF: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
               NORM: tl.constexpr, ROPE: tl.constexpr, SOFTCAP: tl.constexpr, DOT: tl.constexpr, PRECISION: tl.constexpr):
     """dq [N, H, K], delta float32 [H, N], dq_gain float32 [tiles, H, K] by tile; leaves q normalised and rotated in q_hat
-    [N, H, K] for the other pass. o, do, q_hat and dq are contiguous. Grid: (tiles of queries, H)."""
+    [N, H, K] for the other pass (untouched where there is neither). o, do, q_hat and dq are contiguous.
+    Grid: (tiles of queries, H)."""
     tile, head = tl.program_id(0), tl.program_id(1)
     heads = tl.num_programs(1)
     top = tile * BLOCK_M
     row_M = top + tl.arange(0, BLOCK_M)
     inside_M = row_M < n
     first_M, last_M = load_interval(sees, top, n, BLOCK_M)
-    queries = row_at((q, q_head), head), q_row
-    keys = row_at((k, k_head), head // GROUP), k_row
-    values = row_at((v, v_head), head // GROUP), v_row
-    angles = position, cos, sin
+    queries = (row_at((q, q_head), head), q_row)
+    keys = (row_at((k, k_head), head // GROUP), k_row)
+    values = (row_at((v, v_head), head // GROUP), v_row)
+    angles = (position, cos, sin)
     column, row = head * 2 * E, heads * 2 * E  # of the contiguous tensors
 
     q_low, q_high = load_query_or_key(queries, top, inside_M, load_gain(q_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_M,
@@ -218,9 +223,9 @@ def dkv_kernel(q_hat, k, v, do, lse, delta, dk, dv, dk_gain, seen_by, position, 
     top = tile * BLOCK_N
     inside_N = top + tl.arange(0, BLOCK_N) < n
     first_N, last_N = load_interval(seen_by, top, n, BLOCK_N)
-    keys = row_at((k, k_head), group), k_row
-    values = row_at((v, v_head), group), v_row
-    angles = position, cos, sin
+    keys = (row_at((k, k_head), group), k_row)
+    values = (row_at((v, v_head), group), v_row)
+    angles = (position, cos, sin)
     column, row = group * 2 * E, groups * 2 * E  # of dk and dv
 
     k_low, k_high = load_query_or_key(keys, top, inside_N, load_gain(k_gain, E, HALF, NORM), angles, eps, E, HALF, BLOCK_N,
@@ -231,8 +236,8 @@ def dkv_kernel(q_hat, k, v, do, lse, delta, dk, dv, dk_gain, seen_by, position, 
     dv_NK = tl.zeros([BLOCK_N, 2 * HALF], tl.float32)
     low, whole_low, whole_high, high, edges = walk(first_N, last_N, BLOCK_M)
     for head in range(group * GROUP, group * GROUP + GROUP):
-        queries = row_at((q_hat, q_head), head), q_row
-        outputs = do + head * 2 * E, row * GROUP
+        queries = (row_at((q_hat, q_head), head), q_row)
+        outputs = (do + head * 2 * E, row * GROUP)
         lse_h, delta_h = row_at((lse, n), head), row_at((delta, n), head)
         for start in range(whole_low, whole_high, BLOCK_M):
             dk_low, dk_high, dv_NK = _dkv_block(

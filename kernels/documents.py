@@ -9,9 +9,9 @@ queries:
     bidirectional       [max(s, i-W), min(e, i+W+1))           [max(s, j-W), min(e, j+W+1))
     causal              [max(s, i-W), min(e, i+1))             [max(s, j), min(e, j+W+1))
 
-with s and e the start and end of the token's document. So a mask is two int32 tensors of
+with s and e the start and end of the token's document and W the window (N without one). So a mask is two int32 tensors of
 N numbers, whatever the rule that made it: changing documents changes values, never shapes,
-nothing recompiles and nothing synchronises.
+so nothing recompiles and nothing waits for the device.
 
 Axes: N packed tokens = R rows x T tokens.
 """
@@ -54,9 +54,11 @@ class Documents:
         return start_N, start_N + self.row
 
     def positions(self, n: int, device: torch.device | str) -> Tensor:
-        """Position of each token in its own document, int64 [N], counting from 0."""
+        """Position of each token in its own document, int64 [N], counting from 0; 0 for a token of no document."""
         index_N = torch.arange(n, device=device)
-        return index_N % self.row if self.start_N is None else index_N - self.start_N
+        if self.start_N is None:
+            return index_N % self.row
+        return torch.where(self.end_N > self.start_N, index_N - self.start_N, 0)
 
     def sees(self, n: int, *, causal: bool, window: Optional[int], device: torch.device | str) -> Tensor:
         """First key each query sees and one past the last: int32 [2, N]. Empty where last <= first."""

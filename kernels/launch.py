@@ -30,7 +30,7 @@ class Launch(NamedTuple):
 
 
 SAFE = {"forward": Launch(64, 32, 4, 2), "dq": Launch(64, 32, 4, 1), "dkv": Launch(32, 64, 4, 1)}
-FLOAT32 = Launch(32, 32, 4, 1)  # no tensor cores, operands twice as wide: for checking, not for speed
+FLOAT32 = Launch(32, 32, 4, 1)  # operands twice as wide, and no tensor cores unless torch allows TF32: right, not fast
 
 
 @functools.cache
@@ -93,6 +93,16 @@ def constants(q: Tensor, k: Tensor, *, norm: bool, rope: bool, softcap: float) -
             "PRECISION": "ieee" if torch.get_float32_matmul_precision() == "highest" else "tf32"}
 
 
+def _rows(x: Tensor) -> Tensor:
+    """x [N, H, K] as the kernels address it: K contiguous, and a tile of 128 rows within 32 bits of its first."""
+    return x if x.stride(2) == 1 and 128 * x.stride(0) < 2**31 else x.contiguous()
+
+
+def _dense(*tensors: Optional[Tensor]) -> tuple[Optional[Tensor], ...]:
+    """Tables and gains are addressed without strides."""
+    return tuple(None if x is None else x.contiguous() for x in tensors)
+
+
 def _strides(q: Tensor, k: Tensor, v: Tensor) -> tuple[int, ...]:
     return (*q.stride()[:2], *k.stride()[:2], *v.stride()[:2])
 
@@ -107,7 +117,8 @@ def forward(q: Tensor, k: Tensor, v: Tensor, sees: Tensor, position: Optional[Te
     """o [N, H, K] and the log-sum-exp in base 2, float32 [H, N]. causal only chooses the launch; ``sees`` is the mask."""
     from . import attention_triton
 
-    q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
+    q, k, v = map(_rows, (q, k, v))
+    sees, position, cos, sin, q_gain, k_gain = _dense(sees, position, cos, sin, q_gain, k_gain)
     n, heads, head_dim = q.shape
     o = torch.empty_like(q, memory_format=torch.contiguous_format)
     lse = torch.empty((heads, n), dtype=torch.float32, device=q.device)
@@ -128,8 +139,9 @@ def backward(do: Tensor, q: Tensor, k: Tensor, v: Tensor, o: Tensor, lse: Tensor
     """Gradients of q, k, v and of the gains (or None). dQ runs first: it leaves delta for dK and dV."""
     from . import attention_triton
 
-    q, k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (q, k, v))
-    do = do.contiguous()
+    q, k, v = map(_rows, (q, k, v))
+    do, o, lse, sees, seen_by, position, cos, sin, q_gain, k_gain = _dense(do, o, lse, sees, seen_by, position, cos, sin,
+                                                                          q_gain, k_gain)
     (n, heads, head_dim), groups, norm = q.shape, k.shape[1], q_gain is not None
     new = functools.partial(torch.empty, device=q.device)
     dq, dk, dv = (new(x.shape, dtype=x.dtype) for x in (q, k, v))

@@ -16,8 +16,9 @@ better the more warps a scheduler can choose from:
     clocks = longest + (sum of all - longest) / warps per scheduler
 
 Tiles compute scores that no one asked for where documents end inside them, in proportion to their size: the last
-factor. A launch that spills registers counts a quarter more. What does not fit the card, or misses its tensor cores,
-is out. The estimate ranks; it does not predict a time. ``scripts/tune.py --card`` measures the best of the list.
+factor. A launch that spills registers counts a quarter more; one that spills many comes last. What does not fit the
+card, or misses its tensor cores, is out. The estimate ranks; it does not predict a time. ``scripts/tune.py --card``
+measures the best of the list.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ SCHEDULERS = 4
 CACHE = 40         # bytes per clock and multiprocessor: an A100's 5,120 for the whole chip
 STEP = 500         # clocks that a warp alone waits in a block for products and barriers: a guess
 LATENCY = 500      # clocks until a load comes back; with more stages more blocks are on their way
-SPILL = 1.25       # what a launch that spills counts more
+SPILL = 1.25       # what a launch that spills counts more,
+SPILL_MOST = 64    # up to so many bytes a thread; beyond them
+SPILL_MUCH = 100   # any other is better
 DOCUMENT = 512     # tokens: the length that the share of useless scores is reckoned for
 FINALISTS = 4      # launches whose other numbers of stages are compiled, too
 
@@ -82,7 +85,8 @@ def estimate(direction: str, architecture: str, head_dim: int, launch: Launch, c
              (STEP + LATENCY / launch.stages) / scores)
     hidden = programs * launch.warps / SCHEDULERS
     clocks = max(parts) + (sum(parts) - max(parts)) / hidden
-    return clocks * (1 + (rows + streamed / 2) / DOCUMENT) * (SPILL if compiled.stack else 1)
+    spilled = SPILL_MUCH if compiled.stack > SPILL_MOST else SPILL if compiled.stack else 1
+    return clocks * (1 + (rows + streamed / 2) / DOCUMENT) * spilled
 
 
 def dtype(architecture: str) -> str:
@@ -102,11 +106,15 @@ def judge(task: tuple[str, str, int, Launch]) -> Found:
 def search(direction: str, architecture: str, head_dim: int, run: Callable = map) -> list[Found]:
     """All candidates that can run, best first. Tiles at two stages, then one and three stages for the best of them.
 
-    run: ``map``, or that of a pool of processes: a compilation takes one to eight seconds.
+    run: ``map``, or that of a pool of processes: a compilation takes one to eight seconds. sm_75 cannot copy in the
+    background, so more stages bring it nothing, and without tensor cores large tiles spill and compile for minutes.
     """
     def compiled(launches: list[Launch]) -> list[Found]:
         return list(run(judge, [(direction, architecture, head_dim, launch) for launch in launches]))
 
-    found = sorted(compiled(candidates(direction, head_dim, 2)), key=lambda one: one.clocks)
-    found += compiled([one.launch._replace(stages=stages) for one in found[:FINALISTS] for stages in (1, 3)])
+    if architecture == "sm_75":
+        found = compiled([one for one in candidates(direction, head_dim, 1) if max(one.block_m, one.block_n) <= 64])
+    else:
+        found = sorted(compiled(candidates(direction, head_dim, 2)), key=lambda one: one.clocks)
+        found += compiled([one.launch._replace(stages=stages) for one in found[:FINALISTS] for stages in (1, 3)])
     return sorted((one for one in found if one.clocks < float("inf")), key=lambda one: one.clocks)

@@ -36,7 +36,10 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--check", action="store_true", help="kernels: compare with the table that is there, write nothing")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
-        raise CramError("cram bench render needs one file, such as reports/bench/attention_cpu.json; nothing else takes one")
+        raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'" if options.file else
+                        "cram bench render needs one file, such as reports/bench/attention_cpu.json")
+    if options.check and options.what != "kernels":
+        raise CramError(f"--check is for cram bench kernels, not for {options.what}; see 'cram bench --help'")
     if options.what == "render":
         path = Path(options.file)
     elif options.what == "kernels":

@@ -38,7 +38,7 @@ VIEW = {"title": "Attention over packed documents", "panel": "head dimension {he
         "y": [["forward.tflops", "forward, TFLOP/s"], ["backward.tflops", "backward, TFLOP/s"]],
         "columns": [["tokens a document", "length", ""], ["path", "path", ""], ["forward, ms (quartiles)", "forward", "spread"],
                     ["backward, ms", "backward", "spread"], ["both, ms", "both", "spread"],
-                    ["both - forward, ms", "difference_ms", ".3f"], ["forward, TFLOP/s", "forward.tflops", ".1f"],
+                    ["both - forward, ms", "difference_ms", ".3f"], ["forward, TFLOP/s", "forward.tflops", ".3g"],
                     ["backward, TFLOP/s", "backward.tflops", ".3g"], ["both, TFLOP/s", "both.tflops", ".3g"],
                     ["mask, ms", "mask_ms", ".3f"], ["error of o", "deviation.o", ".1e"], ["of dq", "deviation.dq", ".1e"],
                     ["of dk", "deviation.dk", ".1e"], ["of dv", "deviation.dv", ".1e"], ["warm-up, s", "warm_up_s", ".1f"]]}

@@ -204,7 +204,6 @@ def test_flops_are_counted_as_published():
 def test_the_attention_back_end_follows_the_device(monkeypatch):
     from cram.errors import CramError
     from cram.model import attention_backend, refuse_attention
-    import cram._kernels.attention
     import cram.model
 
     for name in ("auto", "triton", "sdpa", "flex", "varlen"):
@@ -213,12 +212,7 @@ def test_the_attention_back_end_follows_the_device(monkeypatch):
         with pytest.raises(CramError, match=f"model.attention={name} needs a CUDA card; use model.attention=auto or sdpa"):
             refuse_attention(Model(attention=name), "cpu")
     refuse_attention(Model(attention="auto"), "cpu")
-    for module in (cram.model, cram._kernels.attention):  # a card that runs them all
-        monkeypatch.setattr(module, "why_not", lambda backend, device, head_dim: None)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert attention_backend(Model(attention="auto"), "cuda") == "sdpa"  # no tensor-core code from triton there
-    assert attention_backend(Model(attention="triton"), "cuda") == "triton"
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 0))
+    monkeypatch.setattr(cram.model, "why_not", lambda backend, device, head_dim: None)  # a card that runs them all
     assert attention_backend(Model(attention="auto"), "cuda") == "triton"
     assert attention_backend(Model(attention="flex"), "cuda") == "flex"
     model = build(Model(layers=1, width=32, heads=2), 50, False)
@@ -247,3 +241,15 @@ def test_a_back_end_that_cannot_train_here_is_refused_before_the_run(cram, tmp_p
     result = cram("run", "demo", f"out={tmp_path}", "model.attention=flex", "budget=3 steps", "data.max_bytes=3000000",
                   "tokenizer.vocab_size=512")
     assert result.code == 2 and "model.attention=flex needs a CUDA card; use model.attention=auto or sdpa" in result.err
+    assert not result.out and not list(tmp_path.iterdir())  # before any other stage
+
+
+def test_what_a_card_must_have(monkeypatch):
+    from cram.ops import why_not
+
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    assert "Ampere" in why_not("triton", "cuda", 64) and "Ampere" in why_not("varlen", "cuda", 64)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    assert why_not("varlen", "cuda", 64) is None and "multiple of 8" in why_not("varlen", "cuda", 36)
+    assert "up to 128, not 160" in why_not("triton", "cuda", 160) and "even" in why_not("triton", "cuda", 63)
+    assert why_not("sdpa", "cuda", 160) is None

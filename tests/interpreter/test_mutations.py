@@ -14,16 +14,16 @@ RISING = Case((5 * BLOCK,), heads=(1, 1), norm=False, rope=False)
 
 # name: (file, what stands there, what is planted, case that catches it)
 MUTATIONS = {
-    "the mask ends one key late": ("attention_triton.py", "(key_N[None, :] < last_M[:, None])", "(key_N[None, :] <= last_M[:, None])",
-                                   CASE),
+    "the mask ends one key late": ("attention_triton.py", "(key_N[None, :] < last_M[:, None])",
+                                   "(key_N[None, :] <= last_M[:, None])", CASE),
     "the mask begins one key late": ("attention_triton.py", "(key_N[None, :] >= first_M[:, None])",
                                      "(key_N[None, :] > first_M[:, None])", CASE),
     "whole blocks begin too early": ("attention_tiles.py", "tl.max(first_B, 0) - low, BLOCK) * BLOCK",
                                      "tl.min(first_B, 0) - low, BLOCK) * BLOCK", CASE),
     "the output is not rescaled": ("attention_triton.py", "acc_MK * alpha_M[:, None]", "acc_MK", RISING),
     "the sum is not rescaled": ("attention_triton.py", "l_M * alpha_M + ", "l_M + ", RISING),
-    "delta is left out": ("attention_triton.py", "(dp_MN - delta_M[:, None])", "dp_MN", CASE),
-    "the gain's gradient of queries is dropped": ("attention_tiles.py", "tl.store(dgain + dim_E, tl.sum(dlow * low, 0)",
+    "delta is left out of dQ": ("attention_triton.py", "(dp_MN - delta_M[:, None])", "dp_MN", CASE),
+    "half of the gains' gradients is dropped": ("attention_tiles.py", "tl.store(dgain + dim_E, tl.sum(dlow * low, 0)",
                                                   "tl.store(dgain + dim_E, 0.0 * tl.sum(dlow * low, 0)", CASE),
     "the norm's gradient forgets its mean": ("attention_tiles.py", "r * (dlow - low * mean)", "r * dlow", CASE),
     "the gradient is rotated forward": ("attention_tiles.py", "dlow * c + dhigh * s, dhigh * c - dlow * s",
@@ -31,8 +31,9 @@ MUTATIONS = {
     "the rotation turns the wrong way in one half": ("attention_tiles.py", "high * c + low * s", "high * c - low * s", CASE),
     "one query head of the group is forgotten": ("attention_triton.py", "range(group * GROUP, group * GROUP + GROUP)",
                                                  "range(group * GROUP, group * GROUP + 1)", CASE),
-    "the softcap has no derivative": ("attention_triton.py", "ds_NM *= 1.0 - s_NM * s_NM", "ds_NM *= 1.0", CASE),
-    "keys take the wrong head": ("attention_triton.py", "keys = row_at((k, k_head), head // GROUP)", "keys = row_at((k, k_head), head % 2)", CASE),
+    "the softcap has no derivative in dK": ("attention_triton.py", "ds_NM *= 1.0 - s_NM * s_NM", "ds_NM *= 1.0", CASE),
+    "keys take the wrong head": ("attention_triton.py", "keys = (row_at((k, k_head), head // GROUP)",
+                                  "keys = (row_at((k, k_head), head % 2)", CASE),
 }
 
 

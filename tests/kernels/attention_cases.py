@@ -97,9 +97,9 @@ def solve(problem: Problem, dtype: torch.dtype, terms: bool = False) -> tuple[li
 
     q_ready, k_ready = ready(q, q_gain), ready(k, k_gain).repeat_interleave(heads // groups, 1)
     s = torch.einsum("mhk,nhk->hmn", q_ready, k_ready) * scale
+    largest = s.detach().abs().max().item() if s.numel() else 0.0
     if softcap:
         s = softcap * torch.tanh(s / softcap)
-    largest = s.detach().abs().max().item() if s.numel() else 0.0
     key = torch.arange(n)
     seen = (key >= problem.sees[0, :, None]) & (key < problem.sees[1, :, None])
     s = s.masked_fill(~seen & seen.any(1)[:, None], float("-inf"))
@@ -113,10 +113,13 @@ def solve(problem: Problem, dtype: torch.dtype, terms: bool = False) -> tuple[li
 
 def excess(found: list[Optional[Tensor]], problem: Problem, dtype: torch.dtype) -> list[float]:
     """How far each result is over what is allowed, as a ratio (right is at most 1): the error against float64 may be
-    twice (gradients: three times) that of torch in the same dtype, and a few units in the last place of the terms:
-    the more, the larger the scores are that exp is taken of."""
+    twice (gradients: three times) that of torch in the same dtype, and a few units in the last place of the terms: the
+    more, the larger the scores are that exp is taken of, and with the root of the number of terms in a sum."""
     (exact, largest), (plain, _) = solve(problem, torch.float64), solve(problem, dtype)
     terms, _ = solve(problem, torch.float64, terms=True)
+    first, last = problem.seen_by
+    queries = max((last - first).max().item(), 1) * problem.q.shape[1] // problem.k.shape[1] if problem.q.numel() else 1
+    summed = (1, 1, queries, queries, problem.q[..., 0].numel(), problem.k[..., 0].numel())  # rows whose errors add up
     ratios = []
     for number, (ours, truth, theirs, size) in enumerate(zip(found, exact, plain, terms, strict=True)):
         if truth is None:
@@ -127,7 +130,7 @@ def excess(found: list[Optional[Tensor]], problem: Problem, dtype: torch.dtype) 
             continue
         allowed = (2 if number == 0 else 3) * (theirs.double() - truth).abs().max()
         fine = torch.finfo(torch.float32).eps * largest  # scores are float32, or as exact as the inputs
-        allowed += 2 * (torch.finfo(dtype).eps + fine) * size.abs().max() + torch.finfo(dtype).tiny
+        allowed += 2 * (torch.finfo(dtype).eps + fine) * size.abs().max() / summed[number] ** 0.5 + torch.finfo(dtype).tiny
         ratios.append(((ours.double() - truth).abs().max() / allowed).item())
     return ratios
 

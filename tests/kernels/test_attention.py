@@ -186,7 +186,8 @@ def test_in_long_rows_norm_and_rotation_happen_before_the_kernel():
         end_N = torch.cat([documents[1] + at for at in range(0, 2 * FUSED_ROW, 256)])
         packed, n = Documents(start_N, end_N, row), 2 * FUSED_ROW
         rope, generator = Rope.table(row, 8, 100.0, "cpu"), torch.Generator().manual_seed(0)
-        assert sight(packed, n, causal=False, window=None, rope=rope, backend="triton", device="cpu").fused == (row == FUSED_ROW)
+        seen = sight(packed, n, causal=False, window=None, rope=rope, backend="triton", device="cpu")
+        assert seen.fused == (row == FUSED_ROW)
         q, k, v = (torch.randn(n, 1, 8, generator=generator) for _ in range(3))
         results.append(attention(q, k, v, documents=packed, causal=False, rope=rope, qk_norm=gains, backend="triton"))
     torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
@@ -205,8 +206,14 @@ SQUARE = torch.zeros(8, 2, 4)
 
 @pytest.mark.parametrize("message, change", [
     ("no whole number", {"q": torch.zeros(8, 3, 4)}), ("no whole number", {"documents": Documents(None, None, 3)}),
-    ("must be [8, G, 4]", {"k": torch.zeros(7, 2, 4)}), ("must be [8, G, 4]", {"v": torch.zeros(8, 1, 4)}),
-    ("give one dtype", {"k": SQUARE.half()}), ("scale -1 must be more than 0", {"scale": -1}),
+    ("expected [N, H, K], [N, G, K]", {"k": torch.zeros(7, 2, 4)}), ("expected [N, H, K]", {"v": torch.zeros(8, 1, 4)}),
+    ("expected [N, H, K]", {"q": torch.zeros(8, 8)}), ("no whole number", dict.fromkeys("kv", torch.zeros(8, 0, 4))),
+    ("floating-point", dict.fromkeys("qkv", SQUARE.long())), ("window -1 must not", {"window": -1}),
+    ("scale nan must be", {"scale": math.nan}), ("expected [4] each", {"qk_norm": QKNorm(torch.ones(1), torch.ones(1), 1e-6)}),
+    ("expected [8 or more, 4 / 2]", {"rope": Rope.table(8, 2, 100.0, "cpu")}),
+    ("expected [8 or more, 4 / 2]", {"rope": Rope.table(7, 4, 100.0, "cpu")}),
+    ("documents of 1 and 1 tokens", {"documents": Documents(*[torch.zeros(1, dtype=torch.int32)] * 2, 8)}),
+    ("give one floating-point dtype", {"k": SQUARE.half()}), ("scale -1 must be more than 0", {"scale": -1}),
     ("softcap 0 must be", {"softcap": 0}), ("use triton or flex", {"softcap": 2.0, "backend": "sdpa"}),
     ("none of triton", {"backend": "cudnn"}), ("eps 0 must be", {"qk_norm": QKNorm(torch.ones(4), torch.ones(4), 0)}),
     ("even ones up to 128", {"q": torch.zeros(8, 2, 5), "k": torch.zeros(8, 2, 5), "v": torch.zeros(8, 2, 5)}),
@@ -215,3 +222,29 @@ def test_what_does_not_fit_is_refused(message, change):
     arguments = {"q": SQUARE, "k": SQUARE, "v": SQUARE, "documents": Documents(None, None, 8), "causal": True} | change
     with pytest.raises(ValueError, match=re.escape(message)):
         attention(arguments.pop("q"), arguments.pop("k"), arguments.pop("v"), **arguments)
+
+
+def test_padding_without_a_document_needs_no_angle():
+    """Its position is 0, wherever it lies: a table as long as a row is enough."""
+    start = torch.zeros(8, dtype=torch.int32)
+    end = torch.tensor([4] * 4 + [0] * 4, dtype=torch.int32)
+    q = torch.randn(8, 2, 4)
+    for backend in HERE:
+        o = attention(q, q, q, documents=Documents(start, end, 4), causal=False, rope=Rope.table(4, 4, 100.0, "cpu"),
+                      backend=backend)
+        assert o[:4].abs().min() > 0 and not o[4:].any()
+
+
+def test_the_log_sum_exp_is_no_way_back():
+    documents = Documents.from_lengths([8])
+    q = torch.randn(8, 2, 4, requires_grad=True)
+    seen = sight(documents, 8, causal=False, window=None, rope=None, backend="triton", device="cpu")
+    o, lse = attention_forward(q, q, q, *seen.mask, None, None, None, None, None, 0.5, 0.0, 0.0, False)
+    assert o.requires_grad and not lse.requires_grad
+
+
+def test_the_dtype_of_q_comes_back_under_autocast():
+    q = torch.randn(8, 2, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        for backend in HERE:
+            assert attention(q, q, q, documents=Documents(None, None, 8), causal=False, backend=backend).dtype == torch.float32

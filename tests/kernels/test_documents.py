@@ -70,3 +70,9 @@ def test_cumulative_lengths_end_in_empty_documents(lengths):
 def test_cumulative_lengths_of_whole_rows():
     offsets, longest = cumulative_lengths(Documents(None, None, 4), 12, "cpu")
     assert offsets.tolist() == [0, 4, 8, 12] and longest == 4
+
+
+def test_cumulative_lengths_refuse_padding():
+    start, end = torch.tensor([[0, 0, 2, 3], [2, 2, 2, 3]], dtype=torch.int32)
+    with pytest.raises(ValueError, match="every token must belong to a document"):
+        cumulative_lengths(Documents(start, end, 4), 4, "cpu")

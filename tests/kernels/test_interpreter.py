@@ -16,8 +16,8 @@ FILES = ("test_attention_kernel.py", "test_loss_kernel.py", "test_mutations.py")
 def test_in_the_interpreter(root, file):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("needs the triton package (Linux)")
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/interpreter/{file}"], cwd=root,
-                          env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"tests/interpreter/{file}"]
+    done = subprocess.run(command, cwd=root, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout.splitlines()[-1]
 
