@@ -13,6 +13,7 @@ F feed-forward width, V vocabulary, P predicted positions.
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Optional
 
 import torch
@@ -48,7 +49,10 @@ def attention_backend(model, device: torch.device | str) -> str:
     (``refuse_attention``).
     """
     wanted = "triton" if model.attention == "auto" else model.attention
-    return "sdpa" if why_not(wanted, device, model.width // model.heads) else wanted
+    reason = why_not(wanted, device, model.width // model.heads)
+    if reason and (model.attention != "auto" or torch.device(device).type == "cuda"):
+        warnings.warn(f"attention by sdpa, which may be slower: {wanted} {reason}", stacklevel=2)
+    return "sdpa" if reason else wanted
 
 
 def refuse_attention(model, device: torch.device | str) -> None:
