@@ -1,58 +1,51 @@
-"""What a document is like, measured for a batch at once: numbers only, no decisions.
+"""What a document is like: numbers only, no decisions (those are in filters.py).
 
-Characters are Unicode code points. One pass of numpy over the code points of the joined batch; a
-newline between documents keeps runs of characters from crossing from one into the next.
+All documents of a block are measured at once; every statistic is an array [documents]. Shares and ratios are float32,
+counts int32, findings bool; what has no words or lines has the share 0. Characters are Unicode code points, words are
+``block.words``: runs of non-space characters, unless the block was given another splitter.
+
+Gopher (Rae et al. 2021, section A1.1) judges documents as they came; C4 (Raffel et al. 2020, section 2.2) and FineWeb
+(Penedo et al. 2024, section 3.6) what is left when lines were removed. This is also the order of FineWeb's pipeline.
 """
 
 from __future__ import annotations
 
-import functools
-import unicodedata
+from typing import Optional
 
 import numpy as np
 
-ALPHABETIC, SPACE = 1, 2
+from data_prep.bad_words import BadWords
+from data_prep.blocks import Block
+from data_prep.characters import ALPHA, MARK, SPACE, START
+from data_prep.spans import occurrences, share
+from data_prep.statistics_lines import measure_line_quality, measure_line_repetition, measure_web_lines
+from data_prep.statistics_ngrams import measure_ngrams
+from data_prep.statistics_words import measure_sentences, measure_word_quality, measure_words
 
 
-@functools.lru_cache(maxsize=1)
-def _classes() -> np.ndarray:
-    """uint8 [0x110000]: ALPHABETIC for letters and their marks (Unicode L*, M*), SPACE for white space."""
-    return np.array([ALPHABETIC if unicodedata.category(char)[0] in "LM" else SPACE if char.isspace() else 0
-                     for char in map(chr, range(0x110000))], np.uint8)
+def measure(block: Block, edited: Optional[Block] = None, bad_words: Optional[BadWords] = None) -> dict[str, np.ndarray]:
+    """Statistics of the documents of a block, arrays [documents].
 
-
-def measure(texts: list[str]) -> dict[str, np.ndarray]:
-    """Statistics of each document, arrays of shape [len(texts)].
-
-    chars: characters, int64.
-    alpha_fraction: letters and marks among non-space characters, float64 (0 for an empty document).
-    longest_word: longest run of non-space characters, int64.
-    repeated_lines: share of lines equal to an earlier one, blank lines and outer blanks aside, float64.
-    placeholder: whether it contains "lorem ipsum" in any case, bool.
+    edited: the same documents after data.edits (None: nothing was edited). Only Gopher's statistics see ``block``.
+    bad_words: adds the statistic ``bad_words``, true where a document has one.
     """
-    if not texts:
-        return {"chars": np.zeros(0, np.int64), "alpha_fraction": np.zeros(0), "longest_word": np.zeros(0, np.int64),
-                "repeated_lines": np.zeros(0), "placeholder": np.zeros(0, bool)}
-    chars = np.fromiter(map(len, texts), np.int64, len(texts))
-    ends = np.cumsum(chars + 1)
-    starts = ends - chars - 1
-    codes = np.frombuffer(("\n".join(texts) + "\n").encode("utf-32-le", "surrogatepass"), np.uint32)
-    classes = _classes()[codes]
-
-    spaces = np.flatnonzero(classes == SPACE)
-    first_space = np.searchsorted(spaces, starts)                   # of each document; the last one ends it
-    spaces_in = np.diff(first_space, append=len(spaces)) - 1
-    alphabetic = np.add.reduceat(classes == ALPHABETIC, starts, dtype=np.int64)
-    runs = np.diff(spaces, prepend=-1) - 1
-    return {
-        "chars": chars,
-        "alpha_fraction": alphabetic / np.maximum(chars - spaces_in, 1),
-        "longest_word": np.maximum.reduceat(runs, first_space),
-        "repeated_lines": np.fromiter(map(_repeated_lines, texts), np.float64, len(texts)),
-        "placeholder": np.fromiter(("lorem ipsum" in text.lower() for text in texts), bool, len(texts)),
-    }
+    edited = block if edited is None else edited
+    statistics = {**_characters(edited), **measure_words(edited), **measure_sentences(edited),
+                  **measure_word_quality(block), **measure_line_quality(block),
+                  **measure_line_repetition(block), **measure_ngrams(block),
+                  **measure_web_lines(edited)}
+    if bad_words is not None:
+        statistics["bad_words"] = bad_words.found(edited)
+    return statistics
 
 
-def _repeated_lines(text: str) -> float:
-    lines = [line for line in map(str.strip, text.split("\n")) if line]
-    return 1 - len(set(lines)) / len(lines) if lines else 0.0
+def _characters(block: Block) -> dict[str, np.ndarray]:
+    """chars; alpha_fraction: letters and marks among non-space characters; replacement_fraction: U+FFFD among characters;
+    placeholder: "lorem ipsum" in any case; curly_bracket: "{"."""
+    starts = block.classes & START > 0
+    solid = block.count(starts & (block.classes & SPACE == 0))
+    alphabetic = block.count(starts & (block.classes & (ALPHA | MARK) > 0))
+    return {"chars": block.chars.astype(np.int32), "alpha_fraction": share(alphabetic, solid),
+            "replacement_fraction": share(occurrences(block, "\N{REPLACEMENT CHARACTER}".encode()), block.chars),
+            "placeholder": occurrences(block, b"lorem ipsum", folded=True) > 0,
+            "curly_bracket": occurrences(block, b"{") > 0}

@@ -1,23 +1,26 @@
-"""Normalisation, statistics and rules against plain definitions, character by character."""
+"""Normalisation and rules: what stays at each threshold, in which order, and which files set them."""
 
+import dataclasses
 import unicodedata
-from dataclasses import fields
 
 import numpy as np
-from hypothesis import given, settings
+import pytest
+import yaml
+from hypothesis import given
 from hypothesis import strategies as st
 
-from cram.schema import Filters
-from data_prep.filters import RULES, active_rules, passing
-from data_prep.funnel import Funnel
+from cram.config import load
+from cram.schema import Edits, Filters
+from data_prep.blocks import Block
+from data_prep.errors import DataError
+from data_prep.filters import RULES, active_rules, decide
 from data_prep.normalise import normalise
 from data_prep.statistics import measure
-from tests.data_prep.corpus import ODD_TEXTS
+from tests.data_prep.corpus import ODD_TEXTS, prose
 
 any_text = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
 odd_chars = "aé\u0301e \t\r\n\x00\x0b\x0c\x1b\x7f\x85\x9f\u2028\u2029\ufeff\u200d\u200f\U0001f600"
 odd_text = st.text(st.sampled_from(odd_chars), max_size=30)
-lines_text = st.lists(st.sampled_from(["one line", " one line", "two", "", "  ", "lorem IPSUM"]), max_size=9).map("\n".join)
 
 
 @given(st.one_of(any_text, odd_text))
@@ -43,30 +46,6 @@ def test_normalise_examples():
         assert normalise(text) == text.strip().replace("\u2126", "\u03a9")
 
 
-def reference(text):
-    """The statistics by their definitions."""
-    lines = [line.strip() for line in text.split("\n") if line.strip()]
-    solid = [char for char in text if not char.isspace()]
-    alphabetic = [char for char in solid if unicodedata.category(char)[0] in "LM"]
-    return {
-        "chars": len(text),
-        "alpha_fraction": len(alphabetic) / len(solid) if solid else 0,
-        "longest_word": max(map(len, text.split()), default=0),
-        "repeated_lines": sum(line in lines[:index] for index, line in enumerate(lines)) / len(lines) if lines else 0,
-        "placeholder": "lorem ipsum" in text.lower(),
-    }
-
-
-@settings(deadline=None)         # the first call builds the table of character classes
-@given(st.lists(st.one_of(any_text, odd_text, lines_text), max_size=8))
-def test_statistics_are_those_of_the_definitions(texts):
-    measured = measure(texts)
-    for index, text in enumerate(texts):
-        for name, value in reference(text).items():
-            assert np.isclose(measured[name][index], value), (name, text)
-    assert {len(values) for values in measured.values()} == {len(texts)}
-
-
 CASES = {       # rule: (threshold, kept, dropped); at the threshold a document stays
     "min_chars": (10, "x" * 10, "x" * 9),
     "max_chars": (10, "x" * 10, "x" * 11),
@@ -74,45 +53,144 @@ CASES = {       # rule: (threshold, kept, dropped); at the threshold a document 
     "max_word_length": (5, "12345 12345", "123456"),
     "max_repeated_line_fraction": (0.5, "a\na\nb\nb", "a\na\na"),
     "placeholder_text": (True, "lorem dolor", "Lorem Ipsum"),
+    "curly_bracket": (True, "(x)", "{x}"),
+    "min_sentences": (2, "One. Two.", "One alone."),
+    "max_replacement_fraction": (0.1, "123456789\ufffd", "12345678\ufffd"),
+    "max_url_words": (0.5, "see www.a.b", "HTTPS://a www.b see"),
+    "min_words": (3, "a b c -", "a b - -"),
+    "max_words": (3, "a b c -", "a b c d"),
+    "min_mean_word_length": (2, "a abc ......", "a ab ......"),
+    "max_mean_word_length": (2, "a abc ......", "a abcd"),
+    "max_hash_ratio": (0.5, "# b", "## b c"),
+    "max_ellipsis_ratio": (0.5, "a... b", "a... b… c"),
+    "max_bullet_lines": (0.5, "- a\nb", "- a\n  • b\nc"),
+    "max_ellipsis_lines": (0.5, "a...\nb", "a...\nb… \nc"),
+    "min_alpha_words": (0.5, "a 1", "a 1 2"),
+    "min_stop_words": (2, "the x of", "the x the"),
+    "max_duplicate_lines": (0.5, "a\n\na\nb\nb", "a\na\na"),
+    "max_duplicate_paragraphs": (0.5, "a\nb\n\na\nb", "a\n\n\na\n\na"),
+    "max_duplicate_line_chars": (0.25, "abc\nabc\nabcde"[:12], "abc\nabc\nab"),
+    "max_duplicate_paragraph_chars": (0.25, "abc\n\nabc\n\nab", "abc\n\nabc"),
+    "max_top_2gram_chars": (0.6, "a b a b cd", "a b a b c"),
+    "max_top_3gram_chars": (0.5, "a b c a b c defghij i", "a b c a b c d"),
+    "max_top_4gram_chars": (0.7, "a b c d a b c d efg h", "a b c d a b c d"),
+    "min_punctuated_lines": (0.5, "a.\nb", "a.\n\nb\nc,"),
+    "max_short_lines": (0.5, "a\n" + "b" * 31, "a\n" + "b" * 30),
+    "max_duplicated_line_chars": (0.25, "ab\nab\nabcd", "ab\nab\nabc"),
+    "max_newline_ratio": (0.5, "a b\nc d\ne", "a\nb\nc"),
+    **{f"max_duplicate_{n}gram_chars": (0.2, *(" ".join("abcdefghijklmnopqrstuvwxyz"[:n]) + f" {middle} "
+                                                + " ".join("abcdefghijklmnopqrstuvwxyz"[:n]) for middle in ("x" * 2 * n, "x")))
+       for n in range(5, 11)},
 }
+ELSEWHERE = {   # statistics that other modules measure: (threshold, statistic, values, which are kept)
+    "languages": (["en", "de"], "language", np.array(["en", "fr", "de"], object), [True, False, True]),
+    "min_language_probability": (0.65, "language_probability", np.float32([0.65, 0.6, 0.9]), [True, False, True]),
+    "max_removed_words": (0.05, "removed_words", np.float32([0, 0.05, 0.06]), [True, True, False]),
+    "max_contaminated_ngrams": (0, "contaminated_ngrams", np.int32([0, 1]), [True, False]),
+    "bad_words": ("list.txt", "bad_words", np.array([False, True]), [True, False]),
+}
+SETS = ("none", "cramming", "gopher", "c4", "fineweb")
 
 
-def off():
-    return Filters(**{field.name: False if field.name == "placeholder_text" else None for field in fields(Filters)})
+def off(**changes) -> Filters:
+    names = {field.name: None for field in dataclasses.fields(Filters)}
+    return Filters(**{**names, "order": [], "languages": [], "min_language_probability": 0.65, **changes})
+
+
+def verdicts(texts, filters):
+    """The name of the rule that drops each document, or None."""
+    rules = active_rules(filters)
+    return [None if index < 0 else rules[index][0].name for index in decide(measure(Block(texts)), rules)]
 
 
 def test_every_key_of_the_schema_is_a_rule_and_the_order_is_the_schemas():
-    names = [field.name for field in fields(Filters)]
-    assert [rule.name for rule in RULES] + ["max_tokens_per_char"] == names
-    assert set(CASES) == {rule.name for rule in RULES}
+    names = [field.name for field in dataclasses.fields(Filters)]
+    assert ["order"] + [rule.name for rule in RULES] + ["max_tokens_per_char"] == names
+    assert {*CASES, *ELSEWHERE} == {rule.name for rule in RULES} and not {*CASES} & {*ELSEWHERE}
 
 
-def test_each_rule_alone():
-    for name, (threshold, kept, dropped) in CASES.items():
-        filters = off()
-        setattr(filters, name, threshold)
-        assert [rule.name for rule, _ in active_rules(filters)] == [name]
-        funnel = Funnel([name])
-        assert passing([kept, dropped], filters, funnel).tolist() == [True, False], name
-        assert funnel.dropped[name] == [1, len(dropped)] and funnel.samples[name] == [dropped]
+@pytest.mark.parametrize("name", CASES)
+def test_each_rule_alone(name):
+    threshold, kept, dropped = CASES[name]
+    filters = off(**{name: threshold})
+    assert [rule.name for rule, _ in active_rules(filters)] == [name]
+    assert verdicts([kept, dropped], filters) == [None, name]
 
 
-def test_null_switches_a_rule_off():
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_each_rule_over_what_is_measured_elsewhere(name):
+    threshold, statistic, values, kept = ELSEWHERE[name]
+    rules = [(rule, value) for rule, value in active_rules(off(languages=["en"], **{name: threshold}) if name != "languages"
+                                                           else off(languages=threshold)) if rule.name == name]
+    assert rules[0][0].statistic == statistic
+    assert (decide({statistic: values}, rules) < 0).tolist() == kept
+
+
+def test_null_switches_a_rule_off_and_zero_does_not():
     assert active_rules(off()) == []
-    assert passing(["", "lorem ipsum", "1" * 5000], off(), Funnel([])).all()
+    assert active_rules(off(placeholder_text=False)) == []
+    assert verdicts(["", "lorem ipsum", "1" * 5000], off()) == [None] * 3
+    assert [rule.name for rule, _ in active_rules(off(max_hash_ratio=0, max_contaminated_ngrams=0))] == \
+        ["max_hash_ratio", "max_contaminated_ngrams"]
 
 
 def test_a_document_counts_under_the_first_rule_that_drops_it():
-    filters = Filters()
-    funnel = Funnel(rule.name for rule in RULES)
-    kept = passing(["lorem ipsum", "lorem ipsum " + "dolor sit amet " * 20, "fine words here " * 20, ""], filters, funnel)
-    assert kept.tolist() == [False, False, True, False]
-    assert {name: count for name, (count, _) in funnel.dropped.items() if count} == {"min_chars": 2, "placeholder_text": 1}
+    texts = ["lorem ipsum", "lorem ipsum " + "dolor sit amet " * 20, "fine words here " * 20, ""]
+    assert verdicts(texts, Filters(max_contaminated_ngrams=None)) == ["min_chars", "placeholder_text", None, "min_chars"]
+    assert verdicts(texts, Filters(max_contaminated_ngrams=None, order=["max_hash_ratio", "placeholder_text"])) == \
+        ["placeholder_text", "placeholder_text", None, "min_chars"]
 
 
-def test_samples_are_few_and_short():
-    funnel = Funnel(["min_chars"])
-    funnel.drop("min_chars", ["y" * 1000] * 3)
-    funnel.drop("min_chars", ["z"] * 9)
-    assert funnel.samples["min_chars"] == ["y" * 300] * 3 + ["z"] * 2
-    assert funnel.dropped["min_chars"] == [12, 3009]
+def test_the_order_is_that_of_the_key_then_that_of_the_schema():
+    filters = off(min_chars=1, max_chars=9, min_words=1, max_hash_ratio=1, order=["max_hash_ratio", "max_words", "max_chars"])
+    assert [(rule.name, value) for rule, value in active_rules(filters)] == \
+        [("max_hash_ratio", 1), ("max_chars", 9), ("min_chars", 1), ("min_words", 1)]
+
+
+@given(st.permutations([rule.name for rule in RULES]))
+def test_the_order_never_changes_what_is_kept(order):
+    texts = [text for _, *pair in CASES.values() for text in pair]
+    statistics = measure(Block(texts))
+    listed, ordered = (decide(statistics, active_rules(off(min_chars=9, min_words=3, max_bullet_lines=0.5, order=each)))
+                       for each in ([], order))
+    assert ((listed < 0) == (ordered < 0)).all() and (listed < 0).any() and (listed >= 0).any()
+
+
+@pytest.mark.parametrize("order, problem", [
+    (["min_word"], "'min_word' is no rule; did you mean min_words"),
+    (["zzz"], "'zzz' is no rule; did you mean min_chars, max_chars"),
+    (["min_words", "min_chars", "min_words"], "names 'min_words' twice"),
+    (["max_tokens_per_char"], "'max_tokens_per_char' is no rule")])
+def test_an_order_that_names_no_rule_or_one_twice(order, problem):
+    with pytest.raises(DataError, match=rf"^data\.filters\.order:? .*{problem}") as caught:
+        active_rules(off(order=order))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_rule_set_names_every_key(name, root):
+    section = yaml.safe_load((root / f"configs/filters/{name}.yaml").read_text(encoding="utf-8"))["data"]
+    for part, schema in (("edits", Edits), ("filters", Filters)):
+        assert list(section[part]) == [field.name for field in dataclasses.fields(schema)], part
+    assert set(section) == {"edits", "filters"}
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_each_rule_set_loads_over_another_configuration(name):
+    config = load(["demo", f"filters/{name}"])
+    rules = [rule.name for rule, _ in active_rules(config.data.filters)]
+    listed = [rule for rule in config.data.filters.order if rule in rules]
+    assert rules[:len(listed)] == listed and {*rules} - {*listed} <= {"max_contaminated_ngrams"}
+    assert len(rules) == {"none": 0, "cramming": 1, "gopher": 24, "c4": 4, "fineweb": 31}[name]
+    assert config.budget == load("demo").budget
+
+
+def test_the_rule_sets_keep_prose_and_drop_junk():
+    good = [text.replace(" ba", " the of and").replace(". ", ".\n") for text in prose(20) if len(text) > 900]
+    junk = ["menu\nhome\ncontact\n" * 30, "buy now " * 200, "{ x = 1; }\n" * 50]
+    for name, dropped in (("gopher", junk), ("c4", junk[2:]), ("fineweb", junk)):
+        filters = load(["demo", f"filters/{name}"]).data.filters
+        filters.max_contaminated_ngrams = None
+        found = verdicts(good + dropped, filters)
+        assert found.count(None) >= 0.9 * len(good), (name, found)
+        assert None not in found[len(good):], (name, found)
