@@ -15,14 +15,14 @@ import glob
 import itertools
 import json
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any, Iterator, Optional
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
 from data_prep.sources.batches import batched
-from data_prep.sources.streams import COMPRESSIONS, MAX_LINE_BYTES, cannot_read, decode, lines
+from data_prep.sources.streams import COMPRESSIONS, MAX_LINE_BYTES, Position, TextDecoder, cannot_read, lines
 
 WHOLE_CHARS = 1_000_000
 PIECE_CHARS = 64_000
@@ -55,11 +55,17 @@ def kind(path: Path) -> str:
     return name
 
 
-def read_files(paths: list[Path], text_field: str) -> Iterator[pa.RecordBatch]:
-    """Batches of all documents of the files, in the given order."""
+def read_files(paths: list[Path], text_field: str, decoder: Optional[TextDecoder] = None) -> Iterator[pa.RecordBatch]:
+    """Batches of all documents of the files, in the given order.
+
+    decoder: decides on bytes that are no UTF-8 (data.invalid_utf8) and counts them while the batches are read; None
+    refuses them. Parquet has no use for it: its strings are UTF-8 by definition, and others are refused.
+    """
     readers = {"txt": _txt, "jsonl": _jsonl, "parquet": _parquet}
     plan = [(path, readers[kind(path)]) for path in paths]        # refuse unknown kinds before reading any
-    return batched(document for path, reader in plan for document in reader(path, text_field))
+    decoder = decoder or TextDecoder()
+    decoder.position = Position(paths)
+    return batched(document for path, reader in plan for document in reader(path, text_field, decoder))
 
 
 def describe(paths: list[Path]) -> list[dict[str, Any]]:
@@ -67,8 +73,8 @@ def describe(paths: list[Path]) -> list[dict[str, Any]]:
     return [{"file": str(path), "bytes": path.stat().st_size} for path in paths]
 
 
-def _txt(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    pieces = _pieces(path)
+def _txt(path: Path, text_field: str, decoder: TextDecoder) -> Iterator[tuple[str, str]]:
+    pieces = _pieces(path, decoder)
     first: list[str] = []
     chars = 0
     for piece in pieces:
@@ -84,12 +90,12 @@ def _txt(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
         yield piece, f"{path}#{number}"
 
 
-def _pieces(path: Path) -> Iterator[str]:
+def _pieces(path: Path, decoder: TextDecoder) -> Iterator[str]:
     """The text of a file in pieces that join to the whole, cut as the module says."""
     piece: list[str] = []
     chars = 0
-    for number, offset, line in lines(path, piece_bytes=PIECE_CHARS):
-        text = decode(line, path, number, offset)
+    for number, offset, line in lines(path, PIECE_CHARS, decoder.position):
+        text = decoder.decode(line, path, number, offset)
         piece.append(text)
         chars += len(text)
         if chars >= PIECE_CHARS and not text.strip() or chars >= 4 * PIECE_CHARS:
@@ -99,14 +105,14 @@ def _pieces(path: Path) -> Iterator[str]:
         yield "".join(piece)
 
 
-def _jsonl(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
-    for number, offset, line in lines(path):
+def _jsonl(path: Path, text_field: str, decoder: TextDecoder) -> Iterator[tuple[str, str]]:
+    for number, offset, line in lines(path, position=decoder.position):
         if len(line) >= MAX_LINE_BYTES:
             raise DataError(f"{path}: line {number} is longer than {MAX_LINE_BYTES:,} bytes; jsonl has one document a line")
-        text = decode(line, path, number, offset)
+        text = decoder.decode(line, path, number, offset)
         if number == 1:
             text = text.removeprefix("\ufeff")
-        if not text.strip():
+        if not text or text.isspace():
             continue
         try:
             row = json.loads(text)
@@ -118,30 +124,43 @@ def _jsonl(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
                             f'jsonl has one object a line, as in {{"{text_field}": "..."}}')
         if text_field not in row:
             raise missing_field(f"{path}: line {number}", text_field, list(row))
-        yield as_text(row[text_field], f"{path}: line {number}", text_field), f"{path}:{number}"
+        value = row[text_field]
+        yield value if type(value) is str else as_text(value, f"{path}: line {number}", text_field), f"{path}:{number}"
 
 
-def _parquet(path: Path, text_field: str) -> Iterator[tuple[str, str]]:
+def _parquet(path: Path, text_field: str, decoder: TextDecoder) -> Iterator[tuple[str, str]]:
     row = 0
     try:
         with pq.ParquetFile(path) as file:
             if text_field not in file.schema_arrow.names:
                 raise missing_field(str(path), text_field, file.schema_arrow.names)
+            decoder.position.enter(lambda: row * path.stat().st_size // max(file.metadata.num_rows, 1))
             for batch in file.iter_batches(batch_size=512, columns=[text_field]):
-                for value in batch.column(0):
-                    try:
-                        text = value.as_py()
-                    except UnicodeDecodeError as error:
-                        raise DataError(f"{path}: row {row}, byte {error.start}: invalid UTF-8 in the column "
-                                        f"{text_field!r}; write the file again with valid text") from None
-                    yield as_text(text, f"{path}: row {row}", text_field), f"{path}:{row}"
+                for value in _values(batch.column(0), path, row, text_field):
+                    yield value if type(value) is str else as_text(value, f"{path}: row {row}", text_field), f"{path}:{row}"
                     row += 1
+            decoder.position.leave()
     except pa.ArrowException as error:
         raise DataError(f"{path}: damaged or no parquet file, after row {row} ({_first_line(error)}); copy it again") from None
     except OSError as error:
         if error.errno is None:          # Arrow reports damaged pages as an OSError without a number
             raise DataError(f"{path}: damaged parquet file, after row {row} ({_first_line(error)}); copy it again") from None
         raise cannot_read(path, error) from None
+
+
+def _values(column: pa.Array, path: Path, row: int, text_field: str) -> list[Any]:
+    """The column as Python values; ``row`` is the number of its first one."""
+    try:
+        return column.to_pylist()
+    except UnicodeDecodeError:
+        pass
+    for number, value in enumerate(column, row):                    # again, one by one, to name the row
+        try:
+            value.as_py()
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path}: row {number}, byte {error.start}: invalid UTF-8 in the column {text_field!r}; "
+                            f"write the file again with valid text") from None
+    raise AssertionError("unreachable: a value could not be decoded before")
 
 
 def missing_field(place: str, text_field: str, names: list[str]) -> DataError:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from data_prep.errors import DataError
 from data_prep.sources.batches import batched
 from data_prep.sources.files import as_text, describe, missing_field, read_files
+from data_prep.sources.streams import TextDecoder
 
 EXTENSIONS = (".jsonl", ".jsonl.xz", ".jsonl.gz", ".jsonl.zst", ".parquet")
 ELSEWHERE = "download it on a connected machine and set data.mirror=FOLDER, or use data.source=files with data.files"
@@ -55,10 +56,10 @@ def _name(path: Path, mirror: Path) -> str:
     return next(name.removesuffix(extension) for extension in EXTENSIONS if name.endswith(extension))
 
 
-def read_mirror(data: Any) -> tuple[dict[str, Any], Iterator[pa.RecordBatch]]:
+def read_mirror(data: Any, decoder: TextDecoder) -> tuple[dict[str, Any], Iterator[pa.RecordBatch]]:
     """(provenance, batches) of ``data.dataset`` from ``data.mirror``."""
     paths = find_in_mirror(Path(data.mirror), data.dataset, data.subset, data.split)
-    return {"files": describe(paths)}, read_files(paths, data.text_field)
+    return {"files": describe(paths)}, read_files(paths, data.text_field, decoder)
 
 
 def read_hub(data: Any) -> tuple[dict[str, Any], Iterator[pa.RecordBatch]]:

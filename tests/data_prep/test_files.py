@@ -155,7 +155,7 @@ def test_line_nested_too_deeply(tmp_path):
 def test_line_too_long(tmp_path, monkeypatch):
     (tmp_path / "a.jsonl").write_text('{"text": "short"}\n{"text": "' + "x" * 1000)
     monkeypatch.setattr(files, "MAX_LINE_BYTES", 500)
-    monkeypatch.setattr(streams.lines, "__defaults__", (500,))
+    monkeypatch.setattr(streams.lines, "__defaults__", (500, None))
     refused(tmp_path / "a.jsonl", "line 2 is longer than 500 bytes; jsonl has one document a line")
 
 
