@@ -1,12 +1,8 @@
-"""Stage ``tokenizer``: the vocabulary, trained on the training split alone. Hugging Face tokenizers.
+"""Stage ``tokenizer``: the vocabulary, trained on a sample of the training split alone. The kinds: vocabulary.py.
 
-* bpe: byte-level (Radford et al. 2019, GPT-2), so lossless: decode(encode(text)) == text, and never [UNK].
-  Words are cut as in nanochat (Karpathy 2025): GPT-4's pattern, digits in groups of at most two, which at a
-  vocabulary of 32k gave the best bits per byte of groups of one, two and three (0.965 against 0.969, 0.972).
-* wordpiece: BERT's (Devlin et al. 2019): lower-cased, accents stripped, split at punctuation; lossy.
-
-Writes ``tokenizer.json`` and ``manifest.json``. Ids 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK].
-The same text gives the same file, in every process.
+Writes ``tokenizer.json``, ``manifest.json`` and, for bpe, ``token_bytes.npy``: int32 [vocabulary], the bytes of text
+that each token stands for (special tokens: 0), which turns a loss per token into bits per byte.
+The same text gives the same files, in every process.
 """
 
 from __future__ import annotations
@@ -15,41 +11,36 @@ import hashlib
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import numpy as np
 import tokenizers
 import xxhash
-from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 
 from data_prep.artifact import read_manifest, write_manifest
 from data_prep.errors import DataError
 from data_prep.funnel import utf8_bytes
 from data_prep.text import read_split
-from data_prep.wordpiece import count_codes, train_wordpiece
+from data_prep.unigram import MAX_SAMPLE_BYTES
+from data_prep.vocabulary import SPECIAL_IDS, SPECIAL_TOKENS, token_bytes, train_vocabulary
 
-SPECIAL_TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-SPECIAL_IDS = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
-MAX_VOCAB = 65_536                  # shards hold uint16
-WORDS = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}| ?[^\s\p{L}\p{N}]++[\r\n]*"
-         r"|\s*[\r\n]|\s+(?!\S)|\s+")
+MAX_PAIR_BYTES = 10_000_000_000     # the trainers count pairs in 32 bits: a common pair of English overflows near 100 GB
+MAX_DOCUMENT = 100_000              # characters
 
 
 def train_tokenizer(tokenizer: Any, text_dir: Path, out: Path, say: Callable[[str], None]) -> None:
     """Run the stage: train what the ``tokenizer`` section asks for on the text stage's output.
 
-    Raises DataError when vocab_size is over 65,536, below the alphabet, or above what the corpus allows.
+    Raises DataError when vocab_size is below the alphabet or above what the corpus allows, or sample_bytes is over 10 GB.
     """
-    if tokenizer.vocab_size > MAX_VOCAB:
-        raise DataError(f"tokenizer.vocab_size is {tokenizer.vocab_size:,}; token ids are stored as uint16, "
-                        f"so set it to {MAX_VOCAB:,} or less")
-    alphabet = 256 if tokenizer.type == "bpe" else 0
-    if tokenizer.vocab_size <= alphabet + len(SPECIAL_TOKENS):
-        raise DataError(f"tokenizer.vocab_size is {tokenizer.vocab_size:,}; {tokenizer.type} needs more than "
-                        f"{alphabet + len(SPECIAL_TOKENS)} (special tokens{' and the 256 bytes' if alphabet else ''})")
+    _check(tokenizer)
+    sample_bytes = tokenizer.sample_bytes
+    if tokenizer.type == "unigram" and sample_bytes > MAX_SAMPLE_BYTES:
+        sample_bytes = MAX_SAMPLE_BYTES
+        say(f"tokenizer: unigram trains on {sample_bytes / 1e6:,.0f} MB at most, not tokenizer.sample_bytes="
+            f"{tokenizer.sample_bytes}: it is ten times slower than the other kinds")
     text = read_manifest(Path(text_dir), "prepared text", ("splits",))
-    sample = _Sample(Path(text_dir), text["splits"]["train"]["bytes"], tokenizer.sample_bytes)
-    if tokenizer.type == "bpe":
-        trained = _train_bpe(tokenizer, sample)
-    else:
-        trained = _train_wordpiece(tokenizer, sample)
+    sample = _Sample(Path(text_dir), text["splits"]["train"]["bytes"], sample_bytes)
+    trained = train_vocabulary(tokenizer, sample)
     size = trained.get_vocab_size()
     if size != tokenizer.vocab_size:
         reachable = size // 128 * 128 if size >= 1024 else size
@@ -61,11 +52,24 @@ def train_tokenizer(tokenizer: Any, text_dir: Path, out: Path, say: Callable[[st
     out.mkdir(parents=True, exist_ok=True)
     serialised = trained.to_str(pretty=True).encode("utf-8")
     (out / "tokenizer.json").write_bytes(serialised)
+    if tokenizer.type == "bpe":
+        np.save(out / "token_bytes.npy", token_bytes(trained))
     write_manifest(out, {
         "version": 1, "type": tokenizer.type, "vocab_size": size, "special": SPECIAL_IDS,
         "lossless": tokenizer.type == "bpe", "sha256": hashlib.sha256(serialised).hexdigest(),
         "trained_documents": sample.documents, "trained_bytes": sample.bytes, "tokenizers": tokenizers.__version__})
     say(f"tokenizer: {tokenizer.type} with {size:,} tokens, trained on {sample.bytes / 1e6:,.1f} MB")
+
+
+def _check(tokenizer: Any) -> None:
+    """DataError for what no corpus could satisfy."""
+    if tokenizer.sample_bytes > MAX_PAIR_BYTES:
+        raise DataError(f"tokenizer.sample_bytes is {tokenizer.sample_bytes:,}; pairs are counted in 32 bits, which more than "
+                        f"{MAX_PAIR_BYTES:,} bytes may overflow in silence; 500,000,000 are enough")
+    alphabet = 256 if tokenizer.type == "bpe" else 0
+    if tokenizer.vocab_size <= alphabet + len(SPECIAL_TOKENS):
+        raise DataError(f"tokenizer.vocab_size is {tokenizer.vocab_size:,}; {tokenizer.type} needs more than "
+                        f"{alphabet + len(SPECIAL_TOKENS)} (special tokens{' and the 256 bytes' if alphabet else ''})")
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
@@ -88,7 +92,10 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 class _Sample:
-    """Lists of training documents, about ``max_bytes`` of them, drawn by a hash of the text: the same every time."""
+    """Lists of training documents, about ``max_bytes`` of them, drawn by a hash of the text: the same every time.
+
+    Documents over 100,000 characters come in pieces of that size: a word without an end would fill the memory.
+    """
 
     def __init__(self, text_dir: Path, total_bytes: int, max_bytes: int):
         self._text_dir = text_dir
@@ -103,28 +110,4 @@ class _Sample:
                 texts = [text for text in texts if xxhash.xxh3_64_intdigest(text.encode(), seed=1) < self._share * 2**64]
             self.documents += len(texts)
             self.bytes += sum(map(utf8_bytes, texts))
-            yield texts
-
-
-def _train_bpe(tokenizer: Any, sample: _Sample) -> Tokenizer:
-    result = Tokenizer(models.BPE())
-    result.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(WORDS), behavior="isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    result.decoder = decoders.ByteLevel()
-    result.train_from_iterator(sample, trainers.BpeTrainer(
-        vocab_size=tokenizer.vocab_size, min_frequency=tokenizer.min_frequency, special_tokens=SPECIAL_TOKENS,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False))
-    return result
-
-
-def _train_wordpiece(tokenizer: Any, sample: _Sample) -> Tokenizer:
-    normalizer = normalizers.BertNormalizer(clean_text=True, handle_chinese_chars=True, strip_accents=True, lowercase=True)
-    vocabulary = train_wordpiece(sample, count_codes(sample), normalizer, pre_tokenizers.BertPreTokenizer(),
-                                 SPECIAL_TOKENS, tokenizer.vocab_size, tokenizer.min_frequency)
-    result = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
-    result.normalizer = normalizer
-    result.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    result.decoder = decoders.WordPiece(prefix="##")
-    result.add_special_tokens(SPECIAL_TOKENS)
-    return result
+            yield [text[begin:begin + MAX_DOCUMENT] for text in texts for begin in range(0, len(text), MAX_DOCUMENT)]

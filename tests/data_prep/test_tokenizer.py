@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,12 +13,21 @@ from hypothesis import strategies as st
 from cram.schema import Tokenizer
 from data_prep.errors import DataError
 from data_prep.normalise import normalise
-from data_prep.text import prepare_text, read_split
-from data_prep.tokenizer import SPECIAL_IDS, SPECIAL_TOKENS, load_tokenizer, train_tokenizer
+from data_prep.text import read_split
+from data_prep.tokenizer import MAX_DOCUMENT, load_tokenizer, train_tokenizer
+from data_prep.vocabulary import SPECIAL_IDS, SPECIAL_TOKENS, train_vocabulary
 from data_prep.wordpiece import MAX_ALPHABET, alphabet_of, count_codes
-from tests.data_prep.corpus import ODD_TEXTS, files_data, prose, silent, write_jsonl
+from tests.data_prep.corpus import ODD_TEXTS, files_data, prepare, prose, silent, write_jsonl
 
-KINDS = ("bpe", "wordpiece")
+KINDS = ("bpe", "wordpiece", "unigram")
+
+
+@pytest.fixture(scope="module")
+def trained(stages, tmp_path_factory):
+    """{kind: folder}: each kind, trained on the corpus of the stages."""
+    folder = tmp_path_factory.mktemp("tokenizers")
+    train_tokenizer(Tokenizer(type="unigram", vocab_size=640, sample_bytes=40_000_000), stages.text, folder / "unigram", silent)
+    return {**stages.tokenizer, "unigram": folder / "unigram"}
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +36,8 @@ def bpe(stages):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_special_tokens_have_fixed_ids(stages, kind):
-    tokenizer = load_tokenizer(stages.tokenizer[kind])
+def test_special_tokens_have_fixed_ids(trained, kind):
+    tokenizer = load_tokenizer(trained[kind])
     assert [tokenizer.token_to_id(token) for token in SPECIAL_TOKENS] == [0, 1, 2, 3, 4]
     assert SPECIAL_IDS == {token.strip("[]").lower(): index for index, token in enumerate(SPECIAL_TOKENS)}
     assert tokenizer.get_vocab_size() == 640 and sorted(tokenizer.get_vocab().values()) == list(range(640))
@@ -55,8 +65,8 @@ def test_digits_are_cut_in_pairs(bpe):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("text", ["[MASK]", "a [CLS] b[SEP]c", "[PAD][UNK]", "The [MASK] sat."])
-def test_names_of_special_tokens_in_text_are_plain_text(stages, kind, text):
-    tokenizer = load_tokenizer(stages.tokenizer[kind])
+def test_names_of_special_tokens_in_text_are_plain_text(trained, kind, text):
+    tokenizer = load_tokenizer(trained[kind])
     one = tokenizer.encode(text, add_special_tokens=False).ids
     many = tokenizer.encode_batch_fast([text], add_special_tokens=False)[0].ids
     assert one == many and not set(one) & {0, 2, 3, 4}
@@ -69,6 +79,46 @@ def test_wordpiece_lowers_strips_and_marks(stages):
     assert tokenizer.encode("CAFÉ").tokens == tokenizer.encode("cafe").tokens
     assert tokenizer.decode(tokenizer.encode("Story 7, a").ids) == "story 7, a"
     assert tokenizer.encode("\u0416").ids == [1]                   # no Cyrillic in the corpus
+
+
+def test_unigram_folds_space_and_compatible_characters(trained):
+    tokenizer = load_tokenizer(trained["unigram"])
+    assert tokenizer.encode("\ufb01ne \n\n day").tokens == tokenizer.encode("fine day").tokens
+    assert tokenizer.decode(tokenizer.encode("Story 7, a").ids) == "Story 7, a"
+    assert tokenizer.encode("\u0416").ids[-1] == 1                # no Cyrillic in the corpus
+
+
+def test_unigram_pieces_are_ordered_by_score(trained):
+    model = json.loads((trained["unigram"] / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    scores = [score for _, score in model["vocab"][5:]]
+    assert scores == sorted(scores, reverse=True) and all(score == round(score, 4) < 0 for score in scores)
+    assert model["unk_id"] == 1 and len({piece for piece, _ in model["vocab"]}) == 640
+
+
+def test_bytes_of_tokens(stages):
+    """Oracle: the tokens of a text stand for its bytes."""
+    folder = stages.tokenizer["bpe"]
+    tokenizer, sizes = load_tokenizer(folder), np.load(folder / "token_bytes.npy")
+    assert sizes.dtype == np.int32 and sizes.shape == (640,) and not sizes[:5].any() and sizes[5:].all()
+    for text in (*ODD_TEXTS, "[MASK]", ""):
+        assert sizes[tokenizer.encode(text, add_special_tokens=False).ids].sum() == len(text.encode())
+    assert not (stages.tokenizer["wordpiece"] / "token_bytes.npy").exists()
+
+
+def test_long_documents_are_cut_for_training(tmp_path, monkeypatch):
+    seen = []
+
+    def train(config, sample):
+        seen.extend(text for batch in sample for text in batch)
+        return train_vocabulary(config, sample)
+
+    monkeypatch.setattr("data_prep.tokenizer.train_vocabulary", train)
+    long = " ".join(prose(300, seed=1))
+    prepare(files_data(write_jsonl(tmp_path / "a.jsonl", [long, *prose(40)])), tmp_path / "text", silent)
+    train_tokenizer(Tokenizer(vocab_size=300), tmp_path / "text", tmp_path / "out", silent)
+    assert max(map(len, seen)) == MAX_DOCUMENT and len(long) > 2 * MAX_DOCUMENT and long[:MAX_DOCUMENT] in seen
+    texts = [text for batch in read_split(tmp_path / "text", "train") for text in batch.column("text").to_pylist()]
+    assert "".join(seen) == "".join(texts)
 
 
 def test_wordpiece_vocabulary_is_made_of_pieces_of_the_corpus(stages):
@@ -100,24 +150,25 @@ def test_alphabet_is_counted_after_normalisation():
 
 
 PROGRAM = """
-import hashlib, json, sys
+import sys
 from pathlib import Path
 from cram.schema import Tokenizer
 from data_prep.tokenizer import train_tokenizer
 text, out = map(Path, sys.argv[1:])
-for kind in ("bpe", "wordpiece"):
+for kind in ("bpe", "wordpiece", "unigram"):
     train_tokenizer(Tokenizer(type=kind, vocab_size=640), text, out / kind, lambda message: None)
 """
 
 
-def test_same_file_in_every_process(stages, tmp_path, root):
-    """Hash seeds differ, and so do the seeds of the trainer's own hash maps."""
+@pytest.mark.parametrize("processes", [3, pytest.param(10, marks=pytest.mark.slow)])
+def test_same_files_in_every_process(stages, trained, tmp_path, root, processes):
+    """Hash seeds differ, and so do the seeds of the trainers' own hash maps."""
     runs = [subprocess.Popen([sys.executable, "-c", PROGRAM, str(stages.text), str(tmp_path / str(seed))], cwd=root,
                              env={**os.environ, "PYTHONHASHSEED": str(seed), "RAYON_NUM_THREADS": str(1 + seed % 2)})
-            for seed in range(6)]
+            for seed in range(processes)]
     assert [run.wait() for run in runs] == [0] * len(runs)
     for kind in KINDS:
-        expected = (stages.tokenizer[kind] / "tokenizer.json").read_bytes()
+        expected = (trained[kind] / "tokenizer.json").read_bytes()
         for seed in range(len(runs)):
             assert (tmp_path / str(seed) / kind / "tokenizer.json").read_bytes() == expected, (kind, seed)
 
@@ -143,10 +194,16 @@ def refused(stages, out, message, **keys):
     return str(error.value)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_vocabulary_larger_than_uint16(stages, tmp_path, kind):
-    refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 65,537; token ids are stored as uint16, so set it to 65,536",
-            type=kind, vocab_size=65_537)
+def test_sample_that_could_overflow_the_counts(stages, tmp_path):
+    refused(stages, tmp_path / "out", r"tokenizer\.sample_bytes is 10,000,000,001; pairs are counted in 32 bits",
+            sample_bytes=10**10 + 1)
+
+
+def test_unigram_says_what_it_trains_on(stages, tmp_path):
+    said = []
+    config = Tokenizer(type="unigram", vocab_size=640, sample_bytes=60_000_000)
+    train_tokenizer(config, stages.text, tmp_path / "out", said.append)
+    assert said[0].startswith("tokenizer: unigram trains on 50 MB at most, not tokenizer.sample_bytes=60000000")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,6 +221,8 @@ def test_vocabulary_below_the_alphabet(stages, tmp_path):
             type="wordpiece", vocab_size=50)
     refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 3; wordpiece needs more than 5",
             type="wordpiece", vocab_size=3)
+    refused(stages, tmp_path / "out", r"tokenizer\.vocab_size is 20; unigram needs more for the characters of this corpus",
+            type="unigram", vocab_size=20)
 
 
 def test_nothing_to_train_on(stages, tmp_path):
@@ -172,7 +231,7 @@ def test_nothing_to_train_on(stages, tmp_path):
 
 
 def test_small_corpus_small_vocabulary(tmp_path):
-    prepare_text(files_data(write_jsonl(tmp_path / "a.jsonl", prose(20)), validation_fraction=0.2), tmp_path / "text", silent)
+    prepare(files_data(write_jsonl(tmp_path / "a.jsonl", prose(20)), validation_fraction=0.2), tmp_path / "text", silent)
     train_tokenizer(Tokenizer(vocab_size=300), tmp_path / "text", tmp_path / "out", silent)
     assert load_tokenizer(tmp_path / "out").get_vocab_size() == 300
 
