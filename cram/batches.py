@@ -1,8 +1,11 @@
 """batch = f(seed, step): rows of the packed stream in a seeded order, with their targets.
 
 There is no loader state to save. Row number i of the run (counting over all epochs) is
-row ``permutation(epoch)[i mod rows]`` of the stream, and the masks of a micro-batch come
-from a generator keyed by (seed, step, micro-batch).
+row ``permutation(epoch)[i mod rows]`` of the stream (order.py), and the masks of a micro-batch
+come from a generator keyed by (seed, step, micro-batch).
+
+Text packed by best fit ends some rows with [PAD]: a document of its own, which nothing else sees
+and in which nothing is predicted.
 
 Axes: B rows, T tokens a row, N = B T, K predictions.
 """
@@ -20,9 +23,10 @@ from torch import Tensor
 from cram.errors import CramError
 from cram.objective import IGNORE, causal_labels, mask_tokens
 from cram.ops import Documents
+from cram.order import row_scores, shuffled
 from data_prep.shards import Shards
 
-MASKING, ORDER = 1, 2  # separate random streams of one seed
+MASKING = 1  # a random stream of the seed; order.py has another
 
 
 @dataclass
@@ -36,13 +40,16 @@ class MicroBatch:
     predicted: int  # labels that count
 
 
-def document_bounds(ids_BT: np.ndarray, cls: int) -> tuple[np.ndarray, np.ndarray]:
+def document_bounds(ids_BT: np.ndarray, cls: int, pad: Optional[int] = None) -> tuple[np.ndarray, np.ndarray]:
     """Start and end of each token's document, int32 [B T] each, from the [CLS] that opens every document.
 
-    A row may begin in the middle of a document: that fragment starts with the row.
+    A row may begin in the middle of a document: that fragment starts with the row. The ``pad`` tokens that end a row
+    make a document of their own.
     """
     rows, length = ids_BT.shape
     opens_BT = ids_BT == cls
+    if pad is not None:
+        opens_BT[:, 1:] |= (ids_BT[:, 1:] == pad) & (ids_BT[:, :-1] != pad)
     opens_BT[:, 0] = True
     index_BT = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
     start_BT = np.maximum.accumulate(np.where(opens_BT, index_BT, 0), axis=1)
@@ -52,15 +59,23 @@ def document_bounds(ids_BT: np.ndarray, cls: int) -> tuple[np.ndarray, np.ndarra
 
 
 class Batches:
-    """Training batches from the packed shards. objective: ``cram.schema.Objective``."""
+    """Training batches from the packed shards. objective: ``cram.schema.Objective``; order: as train.order.
 
-    def __init__(self, shards: Shards, objective, *, row: int, seed: int, device: str | torch.device = "cpu"):
+    Raises CramError when there is not one row, or the text was fitted into rows of another length.
+    """
+
+    def __init__(self, shards: Shards, objective, *, row: int, seed: int, device: str | torch.device = "cpu",
+                 order: str = "shuffled"):
         self.shards, self.objective, self.row, self.seed = shards, objective, row, seed
         self.device = torch.device(device)
         self.rows = shards.n_tokens // row
         if not self.rows:
             raise CramError(f"training text has {shards.n_tokens} tokens, not one row of train.sequence_length={row}: "
                             "add text or shorten the rows")
+        if shards.row_tokens not in (None, row):
+            raise CramError(f"the training text was fitted into rows of {shards.row_tokens} tokens (data.packing=best-fit), "
+                            f"but train.sequence_length is {row}: run cram data again, or pack it as a stream")
+        self._score = row_scores(shards, row, order)
         self._order: dict[int, np.ndarray] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: Optional[tuple[tuple, Future]] = None
@@ -86,8 +101,8 @@ class Batches:
         self._worker.shutdown(wait=True, cancel_futures=True)
 
     def read_rows(self, first_row: int, count: int) -> np.ndarray:
-        """Rows first_row ... of the run with the successor of each last token: uint16 [count, T + 1]."""
-        out = np.empty((count, self.row + 1), dtype=np.uint16)
+        """Rows first_row ... of the run with the successor of each last token: the shards' type [count, T + 1]."""
+        out = np.empty((count, self.row + 1), dtype=self.shards.dtype)
         for i, number in enumerate(range(first_row, first_row + count)):
             start = int(self._permutation(number // self.rows)[number % self.rows]) * self.row
             tokens = self.shards.read(start, min(start + self.row + 1, self.shards.n_tokens))
@@ -98,8 +113,10 @@ class Batches:
     def _permutation(self, epoch: int) -> np.ndarray:
         if epoch not in self._order:
             self._order = {e: order for e, order in self._order.items() if e == epoch - 1}
-            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, ORDER, epoch])))
-            self._order[epoch] = rng.permutation(self.rows).astype(np.uint32 if self.rows < 2**32 else np.uint64)
+            order = shuffled(self.rows, self.seed, epoch)
+            if self._score is not None:  # stable: the seed decides between equal rows
+                order = order[np.argsort(self._score[order], kind="stable")]
+            self._order[epoch] = order
         return self._order[epoch]
 
     def _make(self, step: int, first_row: int, micro_batches: int, micro_rows: int, mask_rate: float) -> list[tuple]:
@@ -107,10 +124,10 @@ class Batches:
 
     def _micro(self, step: int, index: int, first_row: int, rows: int, mask_rate: float) -> tuple:
         tokens_BT1 = self.read_rows(first_row, rows)
-        ids_BT, cls = tokens_BT1[:, :-1], self.shards.special["cls"]
-        bounds = document_bounds(ids_BT, cls)
+        ids_BT, cls, pad = tokens_BT1[:, :-1], self.shards.special["cls"], self.shards.special["pad"]
+        bounds = document_bounds(ids_BT, cls, pad)
         if self.objective.type == "causal":
-            labels = causal_labels(tokens_BT1[:, 1:].reshape(-1), cls)
+            labels = causal_labels(tokens_BT1[:, 1:].reshape(-1), cls, pad)
             return ids_BT.reshape(-1).astype(np.int64), *bounds, None, labels
         rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, MASKING, step, index])))
         masked = mask_tokens(

@@ -44,9 +44,12 @@ def mask_tokens(ids_N: np.ndarray, *, count: int, vocab_size: int, mask_id: int,
     return inputs_N, positions_K, labels_K
 
 
-def causal_labels(next_N: np.ndarray, cls: int) -> np.ndarray:
-    """Labels int64 [N] from each token's successor: a successor that opens a new document is not predicted."""
-    return np.where(next_N == cls, IGNORE, next_N.astype(np.int64))
+def causal_labels(next_N: np.ndarray, cls: int, pad: int | None = None) -> np.ndarray:
+    """Labels int64 [N] from each token's successor: one that opens a new document, or fills up a row, is not predicted."""
+    never_N = next_N == cls
+    if pad is not None:
+        never_N = never_N | (next_N == pad)
+    return np.where(never_N, IGNORE, next_N.astype(np.int64))
 
 
 def cross_entropy_sum(model, ids_N: Tensor, documents: Documents, positions_K: Tensor | None, labels_K: Tensor,

@@ -1,160 +1,138 @@
-"""Stage ``data``: text and tokenizer in, uint16 token shards out.
+"""Stage ``data``: text and tokenizer in, token shards out.
 
-Every document becomes ``[CLS] tokens [SEP]``; [CLS] and [SEP] occur nowhere else, so document boundaries
-can be read from the stream. Documents never cross shards. Per split (train, validation):
+Every part of the text becomes one training shard, by itself: parts are packed side by side, and a run that was cut off
+goes on with the parts that are not finished. The held-out documents become ``validation-00000``, always a stream.
+``out`` holds the files of shard_writer.py and
 
-    train-00000.bin          tokens, little-endian uint16
-    train-00000.starts.npy   uint64 [documents], first token of each document within the shard
-    train-00000.bytes.npy    uint32 [documents], UTF-8 bytes of each document's text
+    train-00000.counts.npy   int64 [vocabulary], tokens of the shard
+    train-00000.json         the part's marker, written last: what it was made from, its files, what was dropped
+    token_counts.npy         int64 [vocabulary], sum over the training shards, padding left out
+    validation.jsonl         the held-out texts, in the order of the validation documents
+    manifest.json            made from the markers, in order of parts: the same bytes from any number of workers
 
-and token_counts.npy (int64 [vocabulary], training split, all tokens), validation.jsonl (the held-out texts,
-in the order of the validation documents), manifest.json. Memory holds one batch.
+A process holds the tokens of one part: about 30 bytes for each token of it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import numpy as np
-import xxhash
-from tokenizers import Tokenizer
 
+from data_prep import engine
 from data_prep.artifact import read_manifest, write_manifest
 from data_prep.errors import DataError
-from data_prep.funnel import SAMPLE_CHARS, SAMPLES, utf8_bytes
-from data_prep.progress import now_and_then
-from data_prep.shards import TOKEN, index_hash
-from data_prep.text import check_splits, read_split
-from data_prep.tokenizer import load_tokenizer
-
-class ShardWriter:
-    """Appends documents to numbered shards of at most ``shard_tokens`` tokens (a longer document has its own)."""
-
-    def __init__(self, folder: Path, split: str, shard_tokens: int):
-        self._folder, self._split, self._limit = folder, split, shard_tokens
-        self._file = None
-        self.shards: list[dict[str, Any]] = []
-        self.tokens = self.documents = self.bytes = 0
-
-    def add(self, tokens: np.ndarray, size: int) -> None:
-        """Append one document: its uint16 tokens, markers included, and the UTF-8 bytes of its text."""
-        if self._file is not None and self._position + len(tokens) > self._limit:
-            self.close()
-        if self._file is None:
-            self._name = f"{self._split}-{len(self.shards):05d}"
-            self._file = open(self._folder / f"{self._name}.bin", "wb", buffering=1 << 20)
-            self._hash, self._position, self._starts, self._bytes = xxhash.xxh3_128(), 0, [], []
-        data = tokens.astype(TOKEN, copy=False).tobytes()
-        self._file.write(data)
-        self._hash.update(data)
-        self._starts.append(self._position)
-        self._bytes.append(size)
-        self._position += len(tokens)
-        self.tokens, self.documents, self.bytes = self.tokens + len(tokens), self.documents + 1, self.bytes + size
-
-    def close(self) -> None:
-        """Finish the current shard: its index files and its entry in ``shards``."""
-        if self._file is None:
-            return
-        self._file.close()
-        self._file = None
-        starts, sizes = np.array(self._starts, np.uint64), np.array(self._bytes, np.uint32)
-        np.save(self._folder / f"{self._name}.starts.npy", starts)
-        np.save(self._folder / f"{self._name}.bytes.npy", sizes)
-        self.shards.append({"file": f"{self._name}.bin", "tokens": self._position, "documents": len(starts),
-                            "xxh3_128": self._hash.hexdigest(), "index_xxh3_128": index_hash(starts, sizes)})
-
-    def summary(self) -> dict[str, Any]:
-        """The split's entry in the manifest."""
-        return {"tokens": self.tokens, "documents": self.documents, "bytes": self.bytes, "shards": self.shards}
+from data_prep.files import file_hash
+from data_prep.funnel import SAMPLES, check_splits
+from data_prep.pack_part import Job, pack_documents, pack_part, shard_name
+from data_prep.parts import clear_unfinished
+from data_prep.progress import Progress
+from data_prep.shard_writer import npy, write_file
+from data_prep.shards import token_dtype
+from data_prep.text import read_split
 
 
-def pack(data: Any, text_dir: Path, tokenizer_dir: Path, out: Path, say: Callable[[str], None]) -> None:
-    """Run the stage: tokenise both splits and write the shards into ``out``.
+def pack(data: Any, row_tokens: Optional[int], text_dir: Path, tokenizer_dir: Path, out: Path,
+         say: Callable[[str], None]) -> None:
+    """Run the stage, or go on with it: tokenise both splits and write the shards into ``out``.
 
-    Drops documents with more than ``data.filters.max_tokens_per_char`` tokens per character (token compression,
-    Geiping & Goldstein 2023, section 4.4). Raises DataError when that leaves a split empty.
+    row_tokens: the length of training rows, for data.packing=best-fit (stream: not looked at). Drops documents with more than
+    ``data.filters.max_tokens_per_char`` tokens per character (token compression, Geiping & Goldstein 2023,
+    section 4.4). Raises DataError when that leaves a split empty, or when the disk is full.
     """
-    if data.shard_tokens < 1:
-        raise DataError(f"data.shard_tokens is {data.shard_tokens}; it must be 1 or more, as in 100000000")
-    out, text_dir = Path(out), Path(text_dir)
+    best_fit, threshold = data.packing == "best-fit", data.filters.max_tokens_per_char
+    if best_fit and (row_tokens is None or row_tokens < 2):
+        raise DataError(f"train.sequence_length is {row_tokens}; data.packing=best-fit needs rows of 2 tokens or more")
+    out, text_dir, tokenizer_dir = Path(out).absolute(), Path(text_dir).absolute(), Path(tokenizer_dir).absolute()
+    text = read_manifest(text_dir, "prepared text", ("funnel", "splits", "source", "parts"))
+    tokenizer = read_manifest(tokenizer_dir, "tokenizer", ("sha256", "type", "vocab_size", "special", "lossless"))
     out.mkdir(parents=True, exist_ok=True)
-    text = read_manifest(text_dir, "prepared text", ("funnel", "splits", "source"))
-    manifest = read_manifest(Path(tokenizer_dir), "tokenizer", ("sha256", "vocab_size", "special", "lossless"))
-    tokenizer = load_tokenizer(tokenizer_dir)
-    threshold = data.filters.max_tokens_per_char
-    dropped, tell = _Dropped(), now_and_then(say)
-    counts = np.zeros(manifest["vocab_size"], np.int64)
-    splits: dict[str, Any] = {}
-    with open(out / "validation.jsonl", "w", encoding="utf-8") as validation:
-        for split in ("validation", "train"):
-            writer = ShardWriter(out, split, data.shard_tokens)
-            for batch in read_split(text_dir, split):
-                texts = batch.column("text").to_pylist()
-                for document, ids in zip(texts, _encode(tokenizer, texts, manifest)):
-                    if threshold is not None and len(ids) - 2 > threshold * len(document):
-                        dropped.add(document)
-                        continue
-                    writer.add(ids, utf8_bytes(document))
-                    if split == "validation":
-                        validation.write(json.dumps({"text": document}, ensure_ascii=False) + "\n")
-                    else:
-                        counts += np.bincount(ids, minlength=len(counts))
-                tell(f"data: {writer.bytes / 1e6:,.0f} of {text['splits'][split]['bytes'] / 1e6:,.0f} MB packed")
-            writer.close()
-            splits[split] = writer.summary()
+    (out / "manifest.json").unlink(missing_ok=True)
+    clear_unfinished(out)
+    job = Job(text_dir, tokenizer_dir, tokenizer["sha256"], out, row_tokens if best_fit else None, threshold)
+    validation = _pack_validation(job)
+    parts = _pack_parts(job, text["parts"], data, text["splits"]["train"]["bytes"], say)
+    _remove_others(out, parts)
+    splits = {"train": _split(parts, job.row_tokens), "validation": _split([validation], None)}
+    dropped = _sum_dropped([validation, *parts])
     funnel = _funnel(text, splits, dropped if threshold is not None else None)
     check_splits({split: splits[split]["documents"] for split in splits}, funnel, data)
-    assert counts.sum() == splits["train"]["tokens"], "every training token is counted"
-    np.save(out / "token_counts.npy", counts)
-    write_manifest(out, {
-        "version": 1, "dtype": "uint16", "vocab_size": manifest["vocab_size"], "special": manifest["special"],
-        "lossless": manifest["lossless"], "tokenizer_sha256": manifest["sha256"],
-        "splits": {split: splits[split] for split in ("train", "validation")},
-        "funnel": funnel, "samples": {**text.get("samples", {}), **dropped.samples(threshold)}, "source": text["source"]})
     train = splits["train"]
+    write_file(out / "token_counts.npy", npy(_sum_counts(out, parts, train)))
+    samples = {"max_tokens_per_char": dropped["samples"]} if threshold is not None else {}
+    write_manifest(out, {
+        "version": 1, "dtype": token_dtype(tokenizer["vocab_size"]).name,
+        **{key: tokenizer[key] for key in ("vocab_size", "special", "lossless")}, "tokenizer_sha256": tokenizer["sha256"],
+        "packing": data.packing, "row_tokens": job.row_tokens, "padding_share": train["padding_tokens"] / train["tokens"],
+        "config": {"packing": data.packing, "row_tokens": job.row_tokens, "max_tokens_per_char": threshold},
+        "text_manifest_xxh3_128": file_hash(text_dir / "manifest.json"), "parts": len(parts),
+        "splits": splits, "funnel": funnel, "samples": {**text.get("samples", {}), **samples}, "source": text["source"]})
+    padding = f", {train['padding_tokens'] / train['tokens']:.2%} padding" if best_fit else ""
     say(f"data: {train['tokens']:,} training tokens in {train['documents']:,} documents, {len(train['shards'])} shard(s), "
-        f"{train['bytes'] / train['tokens']:.2f} bytes per token; {splits['validation']['tokens']:,} held out")
+        f"{train['bytes'] / train['tokens']:.2f} bytes per token{padding}; {splits['validation']['tokens']:,} held out")
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str], manifest: dict[str, Any]) -> list[np.ndarray]:
-    """uint16 arrays ``[CLS] tokens [SEP]`` of the documents; asserts what the format promises."""
-    cls, sep = manifest["special"]["cls"], manifest["special"]["sep"]
-    encodings = tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    if manifest["lossless"] and texts:
-        assert tokenizer.decode(encodings[0].ids, skip_special_tokens=False) == texts[0], "decode(encode(text)) == text"
-    documents = []
-    for encoding in encodings:
-        ids = np.array([cls, *encoding.ids, sep], TOKEN)
-        assert np.count_nonzero((ids == cls) | (ids == sep)) == 2, "[CLS] and [SEP] occur at the borders only"
-        documents.append(ids)
-    return documents
+def _pack_validation(job: Job) -> dict[str, Any]:
+    """The held-out documents: one shard, always a stream, and their texts."""
+    texts: list[str] = []
+    marker = pack_documents("validation-00000", read_split(job.text_dir, "validation"), job, None, texts)
+    lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
+    write_file(job.out / "validation.jsonl", "".join(lines).encode())
+    return marker
 
 
-class _Dropped:
-    """Documents that the token rule dropped."""
-
-    def __init__(self) -> None:
-        self.documents = self.bytes = 0
-        self._samples: list[str] = []
-
-    def add(self, text: str) -> None:
-        self.documents, self.bytes = self.documents + 1, self.bytes + utf8_bytes(text)
-        if len(self._samples) < SAMPLES:
-            self._samples.append(text[:SAMPLE_CHARS])
-
-    def samples(self, threshold: float | None) -> dict[str, list[str]]:
-        return {} if threshold is None else {"max_tokens_per_char": self._samples}
+def _pack_parts(job: Job, parts: list[dict[str, Any]], data: Any, total_bytes: int, say: Callable[[str], None]
+                ) -> list[dict[str, Any]]:
+    """The markers of all parts, in their order."""
+    made = []
+    with Progress(say, "data", total_bytes) as progress:
+        for _, marker in engine.run(functools.partial(pack_part, job=job), list(enumerate(parts)), workers=data.workers,
+                                    engine=data.engine, shared=job.out):
+            made.append(marker)
+            progress.update(marker["bytes"])
+    return sorted(made, key=lambda marker: marker["number"])
 
 
-def _funnel(text: dict[str, Any], splits: dict[str, Any], dropped: _Dropped | None) -> list[dict[str, Any]]:
+def _remove_others(out: Path, parts: list[dict[str, Any]]) -> None:
+    """Remove shards that no part stands for: an earlier attempt was made from another text."""
+    expected = {file for part in parts for file in [*part["files"], f"{shard_name(part['number'])}.json"]}
+    for path in out.glob("train-*"):
+        if path.name not in expected:
+            path.unlink()
+
+
+def _split(markers: list[dict[str, Any]], row_tokens: Optional[int]) -> dict[str, Any]:
+    """A split's entry in the manifest."""
+    shards = [marker["shard"] for marker in markers if marker["shard"] is not None]
+    return {"tokens": sum(shard["tokens"] for shard in shards), **{
+        key: sum(marker[key] for marker in markers) for key in ("documents", "bytes", "padding_tokens")},
+        "row_tokens": row_tokens, "shards": shards}
+
+
+def _sum_counts(out: Path, parts: list[dict[str, Any]], train: dict[str, Any]) -> np.ndarray:
+    """int64 [vocabulary]: the training tokens by kind; asserts that each is counted."""
+    total = np.sum([np.load(out / f"{shard_name(part['number'])}.counts.npy") for part in parts if part["shard"]], axis=0)
+    assert total.sum() == train["tokens"] - train["padding_tokens"], "every training token is counted"
+    return total
+
+
+def _sum_dropped(markers: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the token rule dropped in all shards, with the first samples."""
+    dropped = [marker["dropped"] for marker in markers]
+    return {**{key: sum(each[key] for each in dropped) for key in ("documents", "bytes")},
+            "samples": [sample for each in dropped for sample in each["samples"]][:SAMPLES]}
+
+
+def _funnel(text: dict[str, Any], splits: dict[str, Any], dropped: Optional[dict[str, Any]]) -> list[dict[str, Any]]:
     """The text stage's funnel with the token rule and the new remainder; asserts that it adds up."""
     *rows, kept = text["funnel"]
     if dropped is not None:
-        rows.append({"rule": "max_tokens_per_char", "dropped_documents": dropped.documents, "dropped_bytes": dropped.bytes})
+        rows.append({"rule": "max_tokens_per_char", "dropped_documents": dropped["documents"],
+                     "dropped_bytes": dropped["bytes"]})
     left = {key: sum(split[key] for split in splits.values()) for key in ("documents", "bytes")}
     for key in ("documents", "bytes"):
-        assert kept[key] == left[key] + (getattr(dropped, key) if dropped else 0), f"{key} in = kept + dropped"
+        assert kept[key] == left[key] + (dropped[key] if dropped else 0), f"{key} in = kept + dropped"
     return [*rows, {"rule": "kept", **left}]

@@ -22,9 +22,24 @@ class FakeShards:
         self.tokens = np.concatenate(parts).astype(np.uint16)
         self.n_tokens, self.vocab_size = len(self.tokens), 1000
         self.special = {"pad": 0, "unk": 1, "cls": CLS, "sep": SEP, "mask": 4}
+        self.dtype, self.row_tokens = np.dtype("<u2"), None
 
     def read(self, start, stop):
         return self.tokens[start:stop]
+
+
+class FakeRows(FakeShards):
+    """Documents fitted into rows, some of which end with padding."""
+
+    def __init__(self, rows=24, row=16, seed=0):
+        super().__init__(seed=seed)
+        rng, filled = np.random.default_rng(seed), []
+        for _ in range(rows):
+            first, second = rng.integers(2, 9, 2)
+            content = [CLS, *rng.integers(5, 1000, first - 2), SEP, CLS, *rng.integers(5, 1000, second - 2), SEP]
+            filled.append([*content, *[0] * (row - len(content))])
+        self.tokens = np.array(filled, np.uint16).reshape(-1)
+        self.n_tokens, self.row_tokens = len(self.tokens), row
 
 
 @settings(deadline=None)
@@ -38,6 +53,56 @@ def test_document_bounds_equal_a_slow_scan(rows):
             a = max(o for o in opens[:-1] if o <= i)
             b = min(o for o in opens if o > i)
             assert (start[r * 8 + i], end[r * 8 + i]) == (r * 8 + a, r * 8 + b)
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(0, 8), min_size=1, max_size=4))
+def test_padding_is_a_document_of_its_own(widths):
+    ids = np.array([[CLS, *[7] * (8 - width)][:8 - width] + [0] * width for width in widths if width < 8] or [[CLS] * 8])
+    start, end = (bounds.reshape(ids.shape) % 8 for bounds in document_bounds(ids, CLS, 0))
+    for row, first, last in zip(ids, start, end):
+        width = np.count_nonzero(row == 0)
+        if width:
+            assert (first[-width:] == 8 - width).all() and (last[-width:] == 0).all() and (last[:8 - width] == 8 - width).all()
+
+
+@pytest.mark.parametrize("kind", ["masked", "causal"])
+def test_padding_is_never_predicted_and_predicts_nothing(kind):
+    batches = Batches(FakeRows(), Objective(type=kind), row=16, seed=0)
+    batch, = batches.step(0, 0, micro_batches=1, micro_rows=24, mask_rate=0.5, prefetch=False)
+    original = batches.read_rows(0, 24)[:, :-1].reshape(-1)
+    assert np.count_nonzero(original == 0) > 24 and batch.predicted == (batch.labels_K != IGNORE).sum()
+    assert not (batch.labels_K == 0).any()
+    assert (batch.ids_N.numpy()[original == 0] == 0).all()                # nor is it chosen to be hidden
+    real = original != 0
+    start, end = batch.documents.start_N.numpy(), batch.documents.end_N.numpy()
+    for token in np.flatnonzero(real):
+        assert real[start[token]:end[token]].all()                        # no token sees padding
+    if kind == "causal":
+        labels = batch.labels_K.numpy()
+        assert (labels[~real] == IGNORE).all() and ((labels == IGNORE) == ((original == SEP) | ~real)).all()
+    else:
+        positions = batch.positions_K[batch.labels_K != IGNORE].numpy()
+        assert real[positions].all()
+
+
+def test_rows_of_another_length_are_refused():
+    with pytest.raises(CramError, match="fitted into rows of 16 tokens .* train.sequence_length is 8"):
+        Batches(FakeRows(), Objective(), row=8, seed=0)
+
+
+def test_four_byte_tokens_stay_as_they_are():
+    shards = FakeShards()
+    shards.tokens, shards.dtype = shards.tokens.astype(np.uint32) + 70_000, np.dtype("<u4")
+    rows = Batches(shards, Objective(), row=16, seed=0).read_rows(0, 4)
+    assert rows.dtype == np.uint32 and (rows >= 70_000).all()
+
+
+def test_shuffled_order_has_not_changed():
+    """A run that goes on from an earlier version reads the rows that it would have read then."""
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([7, 2, 3])))
+    batches = Batches(FakeShards(), Objective(), row=16, seed=7)
+    assert batches._permutation(3).tolist() == rng.permutation(batches.rows).tolist()
 
 
 def test_an_epoch_holds_every_row_once_and_the_next_is_ordered_anew():
