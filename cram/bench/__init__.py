@@ -3,6 +3,8 @@
     cram bench attention     ways to attend, forward and backward, over document lengths
     cram bench loss          ways to compute the loss of the last layer
     cram bench step          a whole training step with each attention back end
+    cram bench data          preparing text, beside datatrove, datasketch and tokenizers; --whole: end to end
+    cram bench filters       what filters and deduplication are worth: the same budget on raw and on clean text
     cram bench kernels       what the compiler makes of our kernels for cards that are not here
     cram bench render FILE   the table and the plot of a measurement again, from its JSON
 """
@@ -12,11 +14,16 @@ from __future__ import annotations
 import argparse
 import shlex
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 from cram.errors import CramError
 
-WHAT = ("attention", "loss", "step", "kernels", "render")
+WHAT = ("attention", "loss", "step", "data", "filters", "kernels", "render")
+# Options that some benches alone understand.
+ONLY = {"check": ("kernels",), "files": ("data", "filters"), "whole": ("data",), "megabytes": ("data", "filters"),
+        "runs": ("filters",), "budget": ("filters",)}
+ONE_THREAD = {"threads": 1}
+CORPUS_BYTES = 500_000_000      # text read at most, to draw samples from
 LOSS_VIEW = {"title": "Loss of the last layer, forward and backward", "panel": "{p:,} positions, width {d}, vocabulary {v:,}",
              "x": "p", "line": "way", "kind": "bars", "baseline": "plain", "y": [["ms", "ms"], ["peak_mib", "MiB"]],
              "columns": [["way", "way", ""], ["median, ms", "ms", ".3f"], ["fastest, ms", "min", ".3f"],
@@ -32,14 +39,28 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--out", type=Path, default=Path("reports/bench"), help="folder for results (default: reports/bench)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     parser.add_argument("--quick", action="store_true", help="a few small cases, to see that all of it works")
-    parser.add_argument("--repeats", type=_positive, help="rounds, in each of which every competitor is timed")
+    parser.add_argument("--repeats", type=_positive, help="rounds, in each of which every competitor is timed; "
+                        "filters: seeds")
     parser.add_argument("--check", action="store_true", help="kernels: compare with the table that is there, write nothing")
+    parser.add_argument("--files", nargs="+", metavar="PATTERN", help="data, filters: text to work on, jsonl, txt or parquet "
+                        "(default: docstrings of installed packages); filters: clean text")
+    parser.add_argument("--whole", action="store_true", help="data: the stages end to end, with their memory")
+    parser.add_argument("--megabytes", nargs="+", type=_amount,
+                        help="data --whole: sizes of the corpora; filters: of the clean text")
+    parser.add_argument("--runs", type=Path, help="filters: folder where runs are kept and found again (default: none)")
+    parser.add_argument("--budget", help="filters: budget of every run (default: '400 steps')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
         raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'" if options.file else
                         "cram bench render needs one file, such as reports/bench/attention_cpu.json")
-    if options.check and options.what != "kernels":
-        raise CramError(f"--check is for cram bench kernels, not for {options.what}; see 'cram bench --help'")
+    for name, benches in ONLY.items():
+        if getattr(options, name) and options.what not in benches:
+            raise CramError(f"--{name} is for cram bench {' and '.join(benches)}, not for {options.what}; "
+                            "see 'cram bench --help'")
+    if options.megabytes and options.what == "data" and not options.whole:
+        raise CramError("cram bench data --megabytes needs --whole; see 'cram bench --help'")
+    if options.what == "filters" and len(options.megabytes or []) > 1:
+        raise CramError("cram bench filters takes one size of --megabytes; see 'cram bench --help'")
     if options.what == "render":
         path = Path(options.file)
     elif options.what == "kernels":
@@ -58,6 +79,28 @@ def _positive(text: str) -> int:
     return int(text)
 
 
+def _amount(text: str) -> float:
+    try:
+        if (amount := float(text)) > 0:
+            return amount
+    except ValueError:
+        pass
+    raise argparse.ArgumentTypeError(f"expected megabytes above 0, got '{text}'")
+
+
+class _Bench(NamedTuple):
+    """cases(device, quick, repeats, say) yields rows; conclude(rows): notes that only the rows can tell."""
+
+    view: dict
+    notes: list[str]
+    repeats: dict[str, int]
+    cases: Callable[..., Iterator[list[dict]]]
+    conclude: Callable[[list[dict]], list[str]] = lambda rows: []
+    quick_repeats: int = 3
+    name: Optional[str] = None          # of the record, where it is not that of the bench
+    facts: Optional[dict] = None        # of the environment, where they differ from what is usual
+
+
 def _measure(options: argparse.Namespace, command: str, say: Callable[[str], None]) -> Path:
     """Measure and save after every case, so that an interruption loses only the case it falls into."""
     import torch
@@ -67,13 +110,15 @@ def _measure(options: argparse.Namespace, command: str, say: Callable[[str], Non
     available = torch.cuda.is_available()
     if options.device == "cuda" and not available:
         raise CramError("--device cuda: torch sees no CUDA card here; use --device cpu or check the driver")
-    device = "cuda" if available and options.device != "cpu" else "cpu"
-    view, notes, default, cases = _bench(options.what)
-    repeats = options.repeats or (3 if options.quick else default[device])
-    record = {"schema": write.SCHEMA, "what": options.what, "command": command, "complete": False, "repeats": repeats,
-              "environment": measure.environment(device), "notes": notes, "view": view, "rows": []}
-    for rows in cases(device, options.quick, repeats, say):
+    device = "cuda" if available and options.device != "cpu" and options.what != "data" else "cpu"
+    bench = _text_bench(options) if options.what in ("data", "filters") else _Bench(*_bench(options.what))
+    repeats = options.repeats or (bench.quick_repeats if options.quick else bench.repeats[device])
+    environment = measure.environment(device) | (bench.facts or {})
+    record = {"schema": write.SCHEMA, "what": bench.name or options.what, "command": command, "complete": False,
+              "repeats": repeats, "environment": environment, "notes": bench.notes, "view": bench.view, "rows": []}
+    for rows in bench.cases(device, options.quick, repeats, say):
         record["rows"] += rows
+        record["notes"] = [*bench.notes, *bench.conclude(record["rows"])]
         write.save(record, options.out)
     return write.save(record | {"complete": True}, options.out)
 
@@ -98,3 +143,36 @@ def _loss_cases(device: str, quick: bool, repeats: int, say: Callable[[str], Non
                row | {"ms": 1e3 * row["seconds"], "min": 1e3 * row["fastest"], "max": 1e3 * row["slowest"],
                       "peak_mib": row["peak_bytes"] / 2**20} for row in loss.measure(device, [size], repeats)]
         say("loss: {0:,} positions, width {1}, vocabulary {2:,}".format(*size))
+
+
+def _text_bench(options: argparse.Namespace) -> _Bench:
+    """The benches that work on text, which is read here. CramError for text that is missing."""
+    from cram.bench import corpora, data, filters, whole
+
+    needed = 3_000_000 if options.quick else CORPUS_BYTES if options.files else int(data.Sizes().corpus * 1e6)
+    texts, told = corpora.read_documents(options.files or [], needed)
+    told = [f"Text: {told}, in a random order."]
+    if options.what == "filters":
+        plan = _plan(options, filters)
+        return _Bench(filters.VIEW, [*filters.NOTES, plan.told(), *told], {"cpu": 3, "cuda": 3},
+                      lambda device, quick, repeats, say: filters.measure(texts, plan, repeats, device, options.runs, say),
+                      filters.conclude, 2, facts=ONE_THREAD)
+    if options.whole:
+        settings = whole.QUICK if options.quick else whole.SETTINGS
+        sizes = options.megabytes or ((0.5, 1.0) if options.quick else whole.SIZES)
+        return _Bench(whole.VIEW, [*whole.NOTES, *told, f"Settings: {' '.join(settings)}."], {"cpu": 1},
+                      lambda device, quick, repeats, say: whole.measure(texts, sizes, settings, repeats, say),
+                      whole.conclude, 1, "data-whole", ONE_THREAD)
+    sizes = data.QUICK if options.quick else data.Sizes()
+    return _Bench(data.VIEW, [*data.NOTES, *told, data.libraries()], data.REPEATS,
+                  lambda device, quick, repeats, say: data.measure(texts, sizes, repeats, say), facts=ONE_THREAD)
+
+
+def _plan(options: argparse.Namespace, filters: Any) -> Any:
+    """What cram bench filters is to do, as the options say."""
+    asked: dict[str, Any] = {"budget": options.budget} if options.budget else {}
+    if options.megabytes:
+        asked["megabytes"] = options.megabytes[0]
+    if options.quick:
+        return filters.Plan(**{"budget": "8 steps", "megabytes": 0.4, "held_out": 0.05, "overrides": filters.QUICK} | asked)
+    return filters.Plan(**asked)

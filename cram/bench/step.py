@@ -48,6 +48,7 @@ class RandomText:
     """Stands for packed shards (``data_prep.shards.Shards``): random tokens, a [CLS] at every document's start."""
 
     special = SPECIAL_IDS
+    dtype, row_tokens = np.dtype("uint16"), None
 
     def __init__(self, vocab_size: int, tokens: int, seed: int = 0):
         self.vocab_size, self.n_tokens = vocab_size, tokens

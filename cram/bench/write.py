@@ -53,8 +53,8 @@ def table(record: dict, stem: str) -> str:
     """The record as Markdown; stem: name of the record's files."""
     view, environment = record["view"], record["environment"]
     blocks: list[tuple] = [("title", view["title"]), ("text", _where(environment)),
-                           ("text", f"Medians of {record['repeats']} rounds, in each of which every competitor is timed once."
-                            + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
+                           ("text", view.get("rounds", "Medians of {repeats} rounds, in each of which every competitor is timed once.").format(**record)
+               + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
     blocks += [("text", note) for note in record["notes"]]
     blocks.append(("code", f"{record['command']}\ncram bench render {stem}.json    # this page and its plot, from the JSON"))
     for panel, rows in _panels(record).items():
