@@ -117,6 +117,18 @@ def sweep(artifacts: Path) -> None:
                 shutil.rmtree(left)
 
 
+def remove(folder: Path) -> None:
+    """Remove a result; its record goes first, so that what a crash leaves of it is not taken for complete."""
+    (folder / RECORD).unlink(missing_ok=True)
+    shutil.rmtree(folder)
+
+
+def forget_if_empty(folder: Path) -> None:
+    """Remove the folder of a resumable stage that ended before it made anything."""
+    if [path.name for path in folder.iterdir()] == [STARTED]:
+        shutil.rmtree(folder)
+
+
 def move_aside(folder: Path) -> Path:
     """Rename ``folder`` to the first free ``<folder>.replaced-<n>`` and return that name."""
     number = 1

@@ -23,16 +23,17 @@ from cram.stages import Runner
 NAMES = tuple(stage.name for stage in STAGES)
 VERBS = {
     "run": "bring every stage up to date: from raw text to the report",
-    "text": "read, normalise, filter, deduplicate and split the sources",
-    "tokenizer": "train the vocabulary",
-    "data": "pack tokens into memory-mapped shards",
+    "measure": "read, normalise and measure the sources",
+    "text": "filter, deduplicate and split what was measured",
+    "tokenizer": "train the vocabulary; cram tokenizer evaluate: what it is like, beside others",
+    "data": "pack tokens into memory-mapped shards; cram data inspect: a page on what was kept and dropped, and why",
     "pretrain": "spend the budget; the same command resumes an interrupted run",
     "evaluate": "score the model on held-out text",
     "report": "write the page about the run",
     "status": "show which results are there and why a stage would run",
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
     "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
-    "bench": "measure speed on this machine: cram bench attention|loss|step|kernels",
+    "bench": "measure speed on this machine: cram bench attention|data|filters|loss|step|kernels",
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
@@ -84,8 +85,10 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "bench":
         from cram.bench import command
         return command(parser, rest, _tell)
-    parser.add_argument("settings", nargs="*", metavar="[config] [key=value ...]",
-                        help="a YAML file or the name of a shipped configuration, then keys to override")
+    if (verb, *rest[:1]) in LOOKS:
+        return LOOKS[verb, rest[0]](_Parser(prog=f"cram {verb} {rest[0]}", allow_abbrev=False), rest[1:])
+    parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]",
+                        help="YAML files or names of shipped configurations, later ones over earlier, then keys to override")
     if verb == "config":
         parser.add_argument("--diff", action="store_true", help="compare two configurations")
     elif verb != "status":
@@ -99,6 +102,36 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "config":
         return _config(options)
     return _stages(verb, options)
+
+
+def _inspect(parser: _Parser, arguments: list[str]) -> int:
+    """``cram data inspect [config ...] [key=value ...]``"""
+    from cram.inspect import inspect
+
+    parser.description = "a page on what the data stages of a run kept and dropped, and why; the same for TensorBoard"
+    parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram data")
+    config = _load(parser.parse_args(arguments).settings)
+    inspect(config, Path(config.out) / config.name, _tell)
+    return 0
+
+
+def _evaluate_tokenizer(parser: _Parser, arguments: list[str]) -> int:
+    """``cram tokenizer evaluate [config ...] [key=value ...] [--texts FILE ...] [--references FILE ...]``"""
+    from data_prep.tokenizer_report import evaluate, to_markdown
+
+    parser.description = "bytes per token by domain beside other tokenizers, and what the vocabulary is used for"
+    parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram tokenizer")
+    parser.add_argument("--texts", nargs="+", type=Path, default=[], metavar="FILE", help="more texts to compare on: .txt or .jsonl")
+    parser.add_argument("--references", nargs="+", type=Path, default=[], metavar="FILE",
+                        help="tokenizer.json files to compare with, such as GPT-2's")
+    options = parser.parse_intermixed_args(arguments)
+    config = _load(options.settings)
+    links = Path(config.out) / config.name
+    print(to_markdown(evaluate(links / "tokenizer", links / "text", {path.name: path for path in options.texts}, options.references)))
+    return 0
+
+
+LOOKS = {("data", "inspect"): _inspect, ("tokenizer", "evaluate"): _evaluate_tokenizer}
 
 
 def _complete_force(arguments: list[str], default: str) -> list[str]:
@@ -115,9 +148,7 @@ def _split(settings: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _load(settings: Sequence[str]):
     names, overrides = _split(settings)
-    if len(names) > 1:
-        raise CramError(f"one configuration at a time, got {' and '.join(names)}; overrides are written key=value")
-    return load(names[0] if names else "demo", overrides)
+    return load(names or "demo", overrides)
 
 
 def _config(options) -> int:

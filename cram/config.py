@@ -49,20 +49,24 @@ KEYS: dict[str, Key] = dict(_leaves(Config))
 SECTIONS = {key.rsplit(".", 1)[0] for key in KEYS if "." in key}
 
 
-def load(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """The configuration of a YAML file or shipped name (``demo``) with ``key=value`` overrides.
+def load(path: str | Path | Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """The configuration of a YAML file or shipped name (``demo``), or of several laid one over the other
+    (``["demo", "filters/fineweb"]``), with ``key=value`` overrides.
 
     Raises CramError naming file and line (or the command line) and the remedy.
     """
     return load_with_places(path, overrides)[0]
 
 
-def load_with_places(path: str | Path, overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
+def load_with_places(path: str | Path | Sequence[str | Path],
+                     overrides: Sequence[str] = ()) -> tuple[Config, dict[str, str]]:
     """As ``load``; also where each key that is set was set: ``configs/demo.yaml:3`` or ``command line``."""
     from cram.refusals import validate
 
     config, places = Config(), {}
-    for key, node, place in [*_read(find(path)), *map(_parse_override, overrides)]:
+    paths = [path] if isinstance(path, (str, Path)) else path
+    settings = [setting for each in paths for setting in _read(find(each))]
+    for key, node, place in [*settings, *map(_parse_override, overrides)]:
         if node is None or key not in KEYS:
             raise CramError(f"{place}: {_unknown(key)}")
         try:
@@ -80,10 +84,11 @@ def find(path: str | Path) -> Path:
     given = Path(path)
     if given.suffix in (".yaml", ".yml") and given.is_file():
         return given
-    shipped = sorted(file.stem for file in SHIPPED.glob("*.yaml"))
-    if given.stem in shipped and (given.parent in (Path("."), Path("configs"))) and given.suffix in ("", ".yaml"):
-        return _short(SHIPPED / f"{given.stem}.yaml")
-    near = difflib.get_close_matches(given.stem, shipped, n=1)
+    shipped = {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))}
+    name = given.as_posix().removesuffix(".yaml").removeprefix("configs/")
+    if name in shipped:
+        return _short(shipped[name])
+    near = difflib.get_close_matches(name, shipped, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"give a .yaml file or one that is shipped: {', '.join(shipped)}"
     raise CramError(f"{path}: no such configuration; {hint}")
 
@@ -163,12 +168,13 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[tuple[str, yaml.
     for name, value in root.value:
         if name.value == "extends":
             place = f"{path}:{name.start_mark.line + 1}"
-            if not isinstance(value, yaml.ScalarNode) or not value.value:
-                raise CramError(f"{place}: extends: expected the path of one YAML file, got {describe(value)}")
-            base = path.parent / value.value
-            if not base.is_file():
-                raise CramError(f"{place}: extends: no file {base}; the path is relative to {path.name}")
-            yield from _read(base, (*chain, path.resolve()))
+            bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
+            if not bases or not all(isinstance(base, yaml.ScalarNode) and base.value for base in bases):
+                raise CramError(f"{place}: extends: expected the path of a YAML file, or a list of them, got {describe(value)}")
+            for base in (path.parent / node.value for node in bases):
+                if not base.is_file():
+                    raise CramError(f"{place}: extends: no file {base}; the path is relative to {path.name}")
+                yield from _read(base, (*chain, path.resolve()))
     seen: dict[str, str] = {}
     for key, node, place in _flatten(root, path):
         if key in seen:

@@ -1,4 +1,4 @@
-"""The six stages, with the configuration keys that decide each one's result.
+"""The seven stages, with the configuration keys that decide each one's result.
 
 Stage functions are imported when they run, so that looking at a configuration never loads torch.
 """
@@ -9,13 +9,18 @@ import glob
 import importlib.metadata
 from pathlib import Path
 
-from cram.config import KEYS
+from cram.config import KEYS, keys_under
 from cram.stages import Stage
+
+
+def _measure(config, inputs, out, key, say):
+    from data_prep.measure import measure_corpus
+    measure_corpus(config.data, out, key, say)
 
 
 def _text(config, inputs, out, key, say):
     from data_prep.text import prepare_text
-    prepare_text(config.data, out, say)
+    prepare_text(config.data, inputs["measure"], out, say)
 
 
 def _tokenizer(config, inputs, out, key, say):
@@ -25,7 +30,7 @@ def _tokenizer(config, inputs, out, key, say):
 
 def _data(config, inputs, out, key, say):
     from data_prep.pack import pack
-    pack(config.data, inputs["text"], inputs["tokenizer"], out, say)
+    pack(config.data, row_tokens(config)["row_tokens"], inputs["text"], inputs["tokenizer"], out, say)
 
 
 def _pretrain(config, inputs, out, key, say):
@@ -44,18 +49,29 @@ def _report(config, inputs, out, key, say):
                  say)
 
 
-def text_facts(config) -> dict:
+def measure_facts(config) -> dict:
     """What the text depends on outside the configuration: package versions, or size and time of local files."""
+    from data_prep.decontaminate import find
+
     data = config.data
-    if data.source == "installed-docs":
-        return {name: _version(name) for name in data.packages}
+    files = [path for name in data.decontaminate for path in find(name, data.mirror)] + _matching(data.validation_files)
+    files += [Path(data.filters.bad_words)] if data.filters.bad_words is not None else []
     if data.source == "files":
-        files = [Path(name) for pattern in data.files for name in glob.glob(pattern, recursive=True)]
-    elif data.mirror is not None and data.dataset is not None:
-        files = [*(Path(data.mirror) / data.dataset).rglob("*")]
-    else:
-        files = []
-    return {str(path): f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}" for path in sorted(files) if path.is_file()}
+        files += _matching(data.files)
+    elif data.source == "hub" and data.mirror is not None and data.dataset is not None:
+        files += [*(Path(data.mirror) / data.dataset).rglob("*"), *Path(data.mirror).glob(f"{data.dataset}.*")]
+    versions = {name: _version(name) for name in data.packages} if data.source == "installed-docs" else {}
+    return {**versions, **{str(path): f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
+                           for path in sorted({*files}) if path.is_file()}}
+
+
+def _matching(patterns: list[str]) -> list[Path]:
+    return [Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)]
+
+
+def row_tokens(config) -> dict:
+    """The row that documents are fitted into; a stream fits rows of any length."""
+    return {"row_tokens": config.train.sequence_length if config.data.packing == "best-fit" else None}
 
 
 def _version(package: str) -> str:
@@ -73,16 +89,29 @@ def _except(*names: str) -> tuple[str, ...]:
     return tuple(key for key in KEYS if not any(key == name or key.startswith(name + ".") for name in names))
 
 
-_PACKED = ("data.shard_tokens", "data.filters.max_tokens_per_char")
+# What decides about the documents that were measured; all other keys of the data section are about measuring.
+_DECIDING = ("data.filters", "data.exact_dedup", "data.near_dedup.mode", "data.near_dedup.verify", "data.validation_fraction",
+             "data.validation_max_bytes")
+_PACKING = ("data.packing", "data.filters.max_tokens_per_char")
+_RUNNING = ("data.engine", "data.workers")      # where the work is done: without effect on what comes out
 _BESIDE_TRAINING = ("name", "out", "data", "tokenizer", "evaluate", "telemetry", "train.checkpoint_every",
                     "train.checkpoint_every_steps", "train.keep_checkpoints")
 
+
+def _data_keys(*without: str) -> tuple[str, ...]:
+    return tuple(key for key in KEYS if key.startswith("data.") and not any(key == name or key.startswith(name + ".")
+                                                                           for name in without))
+
+
 STAGES = (
-    Stage("text", 1, inputs=(), function=_text, facts=text_facts,
-          keys=tuple(key for key in KEYS if key.startswith("data.") and key not in _PACKED)),
-    Stage("tokenizer", 1, inputs=("text",), function=_tokenizer, keys=("tokenizer",)),
-    Stage("data", 1, inputs=("text", "tokenizer"), function=_data, keys=_PACKED),
-    Stage("pretrain", 1, inputs=("tokenizer", "data"), function=_pretrain, resumable=True,
+    Stage("measure", 1, inputs=(), function=_measure, facts=measure_facts, resumable=True, free=_RUNNING,
+          keys=(*_data_keys(*_DECIDING, *_PACKING, *_RUNNING), "data.filters.bad_words")),
+    Stage("text", 2, inputs=("measure",), function=_text, free=("data.source", "data.near_dedup", "data.decontaminate"),
+          keys=tuple(key for key in keys_under(_DECIDING) if key not in _PACKING)),
+    Stage("tokenizer", 2, inputs=("text",), function=_tokenizer, keys=("tokenizer",)),
+    Stage("data", 2, inputs=("text", "tokenizer"), function=_data, facts=row_tokens, resumable=True, keys=_PACKING,
+          free=(*_RUNNING, "train.sequence_length")),
+    Stage("pretrain", 1, inputs=("tokenizer", "data"), function=_pretrain, resumable=True, precious=True,
           keys=_except(*_BESIDE_TRAINING), free=_BESIDE_TRAINING),
     Stage("evaluate", 1, inputs=("tokenizer", "data", "pretrain"), function=_evaluate,
           keys=("seed", "objective.type", "train.sequence_length", "evaluate", "data.mirror"),

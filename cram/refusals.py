@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import Any, Callable, Iterator
@@ -23,20 +24,30 @@ DECAY: Rule = ("must be at least 0 and less than 1", lambda x: 0 <= x < 1)
 
 RANGES: dict[Rule, tuple[str, ...]] = {
     COUNT: (
-        "data.max_bytes", "data.validation_max_bytes", "data.shard_tokens", "data.filters.max_chars",
-        "data.filters.max_word_length", "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
+        "data.max_bytes", "data.validation_max_bytes", "data.part_bytes", "data.workers", "data.filters.max_chars",
+        "data.filters.max_word_length", "data.filters.max_words", "data.edits.min_line_words", "data.edits.max_line_word_chars",
+        "data.near_dedup.shingle_words", "data.near_dedup.bands", "data.near_dedup.rows", "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
         "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "objective.mask_rate_levels",
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
         "train.threads", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.validation_tokens",
         "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every"),
     NOT_NEGATIVE: (
-        "seed", "data.filters.min_chars", "objective.z_loss", "optimizer.weight_decay", "train.reserve",
+        "seed", "data.filters.min_chars", "data.filters.min_words", "data.filters.min_sentences", "data.filters.min_stop_words",
+        "data.filters.max_contaminated_ngrams", "data.filters.min_mean_word_length", "data.filters.max_hash_ratio",
+        "data.filters.max_ellipsis_ratio", "data.filters.max_newline_ratio", "objective.z_loss", "optimizer.weight_decay", "train.reserve",
         "evaluate.minimal_pairs", "telemetry.usd_per_hour"),
     POSITIVE: (
-        "data.filters.max_tokens_per_char", "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
+        "data.filters.max_tokens_per_char", "data.filters.max_mean_word_length", "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
         "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
         "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "telemetry.heartbeat"),
     SHARE: (
+        "data.edits.max_line_uppercase", "data.edits.max_line_digits", "data.near_dedup.verify",
+        *(f"data.filters.{name}" for name in (
+            "max_replacement_fraction", "min_language_probability", "max_url_words", "max_removed_words", "max_bullet_lines",
+            "max_ellipsis_lines", "min_alpha_words", "max_duplicate_lines", "max_duplicate_paragraphs",
+            "max_duplicate_line_chars", "max_duplicate_paragraph_chars", "max_top_2gram_chars", "max_top_3gram_chars",
+            "max_top_4gram_chars", *(f"max_duplicate_{n}gram_chars" for n in range(5, 11)), "min_punctuated_lines",
+            "max_short_lines", "max_duplicated_line_chars")),
         "data.filters.min_alpha_fraction", "data.filters.max_repeated_line_fraction", "objective.mask_token_fraction",
         "objective.random_token_fraction", "schedule.warmup", "schedule.decay", "schedule.start", "train.batch_ramp"),
     INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "evaluate.mask_rate"),
@@ -95,9 +106,26 @@ def _data(config: Config, places: dict[str, str]):
     if filters.min_chars is not None and filters.max_chars is not None and filters.max_chars < filters.min_chars:
         yield (("data.filters.max_chars", "data.filters.min_chars"),
                f"data.filters.max_chars {filters.max_chars} is less than min_chars {filters.min_chars}: no document is left")
+    if filters.languages and not data.identify_language:
+        yield (("data.filters.languages", "data.identify_language"),
+               "data.filters.languages needs data.identify_language=true, which measures them")
+    if data.near_dedup.bands > 100:
+        yield ("data.near_dedup.bands",), f"data.near_dedup.bands {data.near_dedup.bands} is over 100, the most that are stored"
+    if data.mirror is None and data.decontaminate:
+        for name in data.decontaminate:
+            if not Path(name).exists() and not glob.glob(name):
+                yield (("data.decontaminate",), f"data.decontaminate: no file or folder {name}; correct the path, or give the "
+                                                f"data.mirror that has it")
+    if data.packing == "best-fit" and not config.model.document_mask:
+        yield (("data.packing", "model.document_mask"),
+               "data.packing=best-fit fills rows up with [PAD], which model.document_mask=false would let real tokens see; "
+               "use data.packing=stream")
+    if config.tokenizer.sample_bytes > 10_000_000_000:
+        yield (("tokenizer.sample_bytes",), f"tokenizer.sample_bytes {config.tokenizer.sample_bytes:,} is over 10,000,000,000: the "
+                                            "trainer counts pairs in 32 bits, and beyond that the most frequent could overflow")
     size = config.tokenizer.vocab_size
-    if size > 65_536:
-        yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is over 65,536, the most that 2-byte shards can hold"
+    if size > 2**31:
+        yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is over 2^31, more than a token id can be"
     if config.tokenizer.type == "bpe" and size < 261:
         yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is below 261: 256 bytes and 5 special tokens"
     if size < 6:

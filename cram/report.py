@@ -160,10 +160,12 @@ def _samples(samples: list[dict]) -> list[tuple]:
 
 
 def _data(data: dict) -> list[tuple]:
-    funnel = [[row["rule"], _count(row, "documents"), _count(row, "bytes")] for row in data["funnel"]]
+    idle = [row["rule"] for row in data["funnel"] if not row.get("dropped_documents", 1) and not row.get("dropped_bytes")]
+    funnel = [[row["rule"], _count(row, "documents"), _count(row, "bytes")] for row in data["funnel"] if row["rule"] not in idle]
     splits = [[name, f"{split['documents']:,}", f"{split['bytes']:,}", f"{split['tokens']:,}",
                f"{split['bytes'] / max(1, split['tokens']):.2f}"] for name, split in data["splits"].items()]
     return [("table", ["rule", "documents", "bytes"], funnel),
+            *([("text", f"Nothing dropped by: {', '.join(idle)}.")] if idle else []),
             ("table", ["split", "documents", "bytes", "tokens", "bytes per token"], splits)]
 
 

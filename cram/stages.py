@@ -7,7 +7,8 @@ whose folder is there and whole is skipped. Inputs count by content, so an input
 stops the cascade. A stage sees only the keys that it declared; reading any other raises ``UndeclaredKey``.
 
 An ordinary stage writes into a temporary folder that is renamed when complete, so a crash leaves what was there
-before. A resumable stage (pretraining) works in its final folder, keeps what a crash left and continues from it.
+before. A resumable stage (measure, data, pretraining) works in its final folder, keeps what a crash left and continues
+from it.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class Stage:
     keys: configuration keys or sections that decide the result (hashed). free: readable, but without effect on it.
     facts(config): what the stage reads from outside (package versions, file sizes), JSON-ready, hashed.
     version: raise it when the code changes what comes out.
+    resumable: it works in its final folder and goes on from what an interruption left there.
+    precious: an earlier result is moved aside, never removed (pretraining: it has cost a budget).
     """
 
     name: str
@@ -54,6 +57,7 @@ class Stage:
     free: tuple[str, ...] = ()
     facts: Optional[Callable[[Any], dict]] = None
     resumable: bool = False
+    precious: bool = False
 
 
 class View:
@@ -204,10 +208,18 @@ class Runner:
 
         if stage.resumable:
             if plan.reason == "--force" and folder.exists():
-                self.say(f"{stage.name}: the earlier result is kept in {artifacts.move_aside(folder)}")
+                if stage.precious:
+                    self.say(f"{stage.name}: the earlier result is kept in {artifacts.move_aside(folder)}")
+                else:
+                    artifacts.remove(folder)
             artifacts.begin(folder, identity)
-            artifacts.link(folder, self.links / stage.name)  # to be watched while it runs
-            record = fill(folder)
+            if stage.precious:
+                artifacts.link(folder, self.links / stage.name)  # to be watched while it runs
+            try:
+                record = fill(folder)
+            finally:
+                if not stage.precious:
+                    artifacts.forget_if_empty(folder)
         else:
             with artifacts.temporary(folder) as work:
                 record = fill(work)

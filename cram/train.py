@@ -105,7 +105,7 @@ class Day:
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
         self.batches = Batches(self.shards, config.objective, row=train.sequence_length, seed=config.seed,
-                               device=device.kind)
+                               device=device.kind, order=train.order)
         self.model = build(config.model, self.shards.vocab_size, config.objective.type == "causal",
                            seed=config.seed).to(device.kind)
         self.loss_sum = torch.compile(cross_entropy_sum, dynamic=False) if device.compile else cross_entropy_sum

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from data_prep.errors import DataError
 from data_prep.files import replace_durably, sync
@@ -35,3 +37,12 @@ def read_manifest(folder: Path, kind: str, keys: tuple[str, ...]) -> dict[str, A
     if not isinstance(content, dict) or content.get("version") != 1 or not all(key in content for key in keys):
         raise DataError(f"{path}: not the manifest of a {kind} (version 1); point to the folder that stage wrote")
     return content
+
+
+def link_or_copy(path: Path, target: Path, say: Callable[[str], None]) -> None:
+    """Give a finished file a second name (hard link); where the file system has no such links, copy it and say so."""
+    try:
+        os.link(path, target)
+    except OSError as error:
+        say(f"{target.name}: copied, since this file system cannot link files ({error.strerror}): it takes the space twice")
+        shutil.copyfile(path, target)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable
+from typing import Any
+
+import numpy as np
+
+from data_prep.errors import DataError
 
 SAMPLES = 5
 SAMPLE_CHARS = 300
+_KEYS = {"installed-docs": "packages", "files": "files", "hub": "dataset"}
 
 
 def utf8_bytes(text: str) -> int:
@@ -13,51 +18,44 @@ def utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
-class Funnel:
-    """Counts of documents and UTF-8 bytes by rule, with the first excerpts each rule dropped.
+def account_rows(account: dict[str, int], fates: list[str], fate: np.ndarray, sizes: np.ndarray) -> list[dict[str, Any]]:
+    """The account, top to bottom; asserts that documents and bytes add up.
 
-    Bytes that normalisation removes (or adds: NFC can lengthen) are a row of their own, so that
-    bytes read = bytes normalised away + bytes dropped + bytes kept.
+    account: counts of the measure stage; fates: what the codes mean, the first two are kept (train, validation);
+    fate: uint8 [documents]; sizes: bytes [documents]. Bytes that normalisation or edits remove (or add: NFC can
+    lengthen) are rows of their own, so that bytes read = normalised away + edited away + dropped + kept.
     """
+    documents = np.bincount(fate, minlength=len(fates))
+    size = np.bincount(fate, weights=sizes, minlength=len(fates)).astype(np.int64)
+    kept = {"documents": int(documents[:2].sum()), "bytes": int(size[:2].sum())}
+    assert account["read_documents"] == account["empty_documents"] + documents.sum(), "documents in = kept + dropped"
+    assert account["read_bytes"] == account["normalised_bytes"] + account["edited_bytes"] + size.sum(), \
+        "bytes in = normalised + edited + dropped + kept"
+    return [
+        {"rule": "read", "documents": account["read_documents"], "bytes": account["read_bytes"]},
+        {"rule": "normalise", "dropped_documents": 0, "dropped_bytes": account["normalised_bytes"],
+         "changed_documents": account["changed_documents"]},
+        {"rule": "edits", "dropped_documents": 0, "dropped_bytes": account["edited_bytes"],
+         "changed_documents": account["edited_documents"]},
+        {"rule": "empty", "dropped_documents": account["empty_documents"], "dropped_bytes": 0},
+        *({"rule": name, "dropped_documents": int(documents[code]), "dropped_bytes": int(size[code])}
+          for code, name in enumerate(fates) if code > 1),
+        {"rule": "kept", **kept},
+    ]
 
-    def __init__(self, rules: Iterable[str]):
-        self.read_documents = self.read_bytes = 0
-        self.kept_documents = self.kept_bytes = 0
-        self.changed_documents = self.normalised_bytes = 0
-        self.dropped: dict[str, list[int]] = {rule: [0, 0] for rule in rules}
-        self.samples: dict[str, list[str]] = {rule: [] for rule in self.dropped}
 
-    def read(self, raw: list[str], normalised: list[str]) -> None:
-        """Documents that came in, before and after normalisation."""
-        before = sum(map(utf8_bytes, raw))
-        self.read_documents += len(raw)
-        self.read_bytes += before
-        self.normalised_bytes += before - sum(map(utf8_bytes, normalised))
-        self.changed_documents += sum(old != new for old, new in zip(raw, normalised))
-
-    def drop(self, rule: str, texts: list[str]) -> None:
-        """Documents that a rule dropped."""
-        self.dropped[rule][0] += len(texts)
-        self.dropped[rule][1] += sum(map(utf8_bytes, texts))
-        room = SAMPLES - len(self.samples[rule])
-        self.samples[rule] += [text[:SAMPLE_CHARS] for text in texts[:room] if text]
-
-    def keep(self, documents: int, size: int) -> None:
-        """Documents that are left, with their bytes."""
-        self.kept_documents += documents
-        self.kept_bytes += size
-
-    def rows(self) -> list[dict[str, Any]]:
-        """The account, top to bottom; asserts that it adds up."""
-        documents = sum(count for count, _ in self.dropped.values())
-        size = sum(size for _, size in self.dropped.values())
-        assert self.read_documents == documents + self.kept_documents, "documents in = kept + dropped"
-        assert self.read_bytes == self.normalised_bytes + size + self.kept_bytes, "bytes in = normalised + dropped + kept"
-        return [
-            {"rule": "read", "documents": self.read_documents, "bytes": self.read_bytes},
-            {"rule": "normalise", "dropped_documents": 0, "dropped_bytes": self.normalised_bytes,
-             "changed_documents": self.changed_documents},
-            *({"rule": rule, "dropped_documents": count, "dropped_bytes": size}
-              for rule, (count, size) in self.dropped.items()),
-            {"rule": "kept", "documents": self.kept_documents, "bytes": self.kept_bytes},
-        ]
+def check_splits(documents: dict[str, int], funnel: list[dict[str, Any]], data: Any) -> None:
+    """DataError, with the remedy, when there is no document to train on or none to hold out."""
+    read, kept = funnel[0]["documents"], sum(documents.values())
+    if read == 0:
+        raise DataError(f"the corpus is empty: data.source={data.source} gave no document; check data.{_KEYS[data.source]}")
+    dropped = sorted((row for row in funnel if row.get("dropped_documents")), key=lambda row: -row["dropped_documents"])
+    if kept == 0:
+        causes = ", ".join(f"{row['rule']} {row['dropped_documents']:,}" for row in dropped)
+        raise DataError(f"no document is left of {read:,} read (dropped: {causes}); "
+                        f"relax data.filters or data.validation_max_bytes, or add text")
+    for split, other in (("validation", "raise"), ("train", "lower")):
+        if documents[split] == 0:
+            raise DataError(f"the {split} split is empty: {kept:,} of {read:,} documents are kept and "
+                            f"data.validation_fraction={data.validation_fraction} of them are held out by hash; "
+                            f"add documents (at least two are needed), or {other} data.validation_fraction")

@@ -1,9 +1,15 @@
-"""Stage ``text``: sources -> normalise -> filter -> exact dedup -> split by document hash.
+"""Stage ``text``: what was measured -> rules -> exact and near duplicates -> split by document hash.
 
-Writes ``train-00000.parquet`` ... and ``validation.parquet`` (columns text, origin; zstd) and
-``manifest.json`` with provenance, the funnel (documents in = kept + dropped by rule), samples of what
-each rule dropped, and the size of the splits. Memory is bounded whatever the corpus: one batch, the
-keys seen and the held-out documents.
+Decides the fate of every document, and changes no text. Writes
+
+    part-00000.parquet ...    the measured parts (hard links: no second copy on the disk)
+    fate-00000.npy ...        uint8 [documents of the part]: index into manifest["fates"]; 0 train, 1 validation, then reasons
+    validation.parquet        the held-out documents (text, origin), in order of their hash
+    clusters.parquet          documents in clusters of duplicates: part, row, cluster, kind (exact, near)
+    contamination.jsonl       documents dropped for an evaluation set: origin, set, ngram
+
+and ``manifest.json`` with provenance, the funnel (documents in = kept + dropped by rule), samples of what each rule
+dropped, and the size of the splits. Memory: about 60 bytes a document, whatever their length.
 """
 
 from __future__ import annotations
@@ -15,142 +21,139 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep.artifact import read_manifest, write_manifest
-from data_prep.dedup import KeySet, document_keys
+from data_prep.artifact import link_or_copy, read_manifest, write_manifest
+from data_prep.duplicates import Duplicates, find_duplicates
 from data_prep.errors import DataError
-from data_prep.filters import active_rules, passing
-from data_prep.funnel import Funnel, utf8_bytes
-from data_prep.normalise import normalise
-from data_prep.progress import now_and_then
-from data_prep.sources import open_source
-from data_prep.sources.batches import SCHEMA, batched, limited
-from data_prep.split import HeldOut, held_out
+from data_prep.filters import active_rules, decide
+from data_prep.funnel import account_rows, check_splits
+from data_prep.listings import samples, write_clusters, write_contamination, write_documents
+from data_prep.measured import Measured
+from data_prep.parts import part_name
+from data_prep.split import choose, held_out
 
-FILE_BYTES = 1_000_000_000          # text per parquet file
-
-
-class _Writer:
-    """Appends documents of the training split to numbered parquet files."""
-
-    def __init__(self, folder: Path):
-        self._folder = folder
-        self._file: pq.ParquetWriter | None = None
-        self._file_bytes = self._files = 0
-        self.documents = self.bytes = 0
-
-    def write(self, texts: list[str], origins: list[str]) -> None:
-        if not texts:
-            return
-        if self._file is None or self._file_bytes >= FILE_BYTES:
-            self.close()
-            self._file = pq.ParquetWriter(self._folder / f"train-{self._files:05d}.parquet", SCHEMA, compression="zstd")
-            self._files, self._file_bytes = self._files + 1, 0
-        self._file.write_batch(pa.record_batch([pa.array(texts, pa.string()), pa.array(origins, pa.string())], schema=SCHEMA))
-        size = sum(map(utf8_bytes, texts))
-        self.documents, self.bytes, self._file_bytes = self.documents + len(texts), self.bytes + size, self._file_bytes + size
-
-    def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+TRAIN, VALIDATION = 0, 1
 
 
-def prepare_text(data: Any, out: Path, say: Callable[[str], None]) -> None:
-    """Run the stage: read what ``data`` (the configuration section) names, write the kept text into ``out``.
+def prepare_text(data: Any, measured_dir: Path, out: Path, say: Callable[[str], None]) -> None:
+    """Run the stage on what the measure stage wrote, into ``out``; ``data`` is the configuration section.
 
-    Raises DataError for a missing, damaged or empty source, and when either split ends up empty.
+    Raises DataError when either split ends up empty.
     """
     if not 0 < data.validation_fraction < 1:
         raise DataError(f"data.validation_fraction is {data.validation_fraction}; it must lie between 0 and 1, as in 0.01")
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    source = open_source(data)
-    rules = ["empty", *(rule.name for rule, _ in active_rules(data.filters))]
-    funnel = Funnel([*rules, *["exact_dedup"] * data.exact_dedup, "validation_surplus"])
-    seen, validation, train = KeySet(), HeldOut(data.validation_max_bytes), _Writer(out)
-    tell = now_and_then(say)
+    measured = Measured(measured_dir)
+    rules = _rules(data)
+    fates = ["train", "validation", *(rule.name for rule, _ in rules), "exact_dedup", "near_dedup", "validation_surplus"]
+    code = {name: index for index, name in enumerate(fates)}
+    sizes = measured.column("bytes")
+
+    fate = _judge(measured, data.filters, rules)
+    duplicates = find_duplicates(measured, data, fate == TRAIN)
+    fate[duplicates.exact] = code["exact_dedup"]
+    fate[duplicates.near] = code["near_dedup"]
+    validation = _hold_out(measured, data, fate, duplicates, sizes, code["validation_surplus"])
+
+    splits = {name: {"documents": int(np.sum(fate == code[name])), "bytes": int(np.sum(sizes[fate == code[name]], dtype=np.int64))}
+              for name in ("train", "validation")}
+    funnel = account_rows(measured.manifest["account"], fates, fate, sizes)
+    check_splits({split: counts["documents"] for split, counts in splits.items()}, funnel, data)
+    parts = _write_parts(measured, fate, out, say)
+    write_documents(measured, validation, out / "validation.parquet")
+    write_clusters(measured, duplicates, out / "clusters.parquet")
+    write_contamination(measured, np.flatnonzero(fate == code.get("max_contaminated_ngrams", -1)), out / "contamination.jsonl")
+    write_manifest(out, {
+        "version": 1, "source": measured.manifest["source"], "funnel": funnel, "edits": measured.manifest["edits"],
+        "evaluation_sets": measured.manifest["evaluation_sets"], "samples": samples(measured, fates, fate), "splits": splits,
+        "fates": fates, "parts": parts,
+        "statistics": [{"name": rule.statistic, "rule": rule.name, "threshold": threshold} for rule, threshold in rules]})
+    say(f"text: {funnel[0]['documents']:,} documents read ({funnel[0]['bytes'] / 1e6:,.1f} MB), "
+        f"{splits['train']['documents']:,} for training ({splits['train']['bytes'] / 1e6:,.1f} MB), "
+        f"{len(validation):,} held out ({splits['validation']['bytes'] / 1e6:,.2f} MB)")
+
+
+def _rules(data: Any) -> list[tuple[Any, Any]]:
+    """(rule, threshold) of the rules that are on and have something to look at."""
+    return [(rule, threshold) for rule, threshold in active_rules(data.filters)
+            if data.decontaminate or rule.name != "max_contaminated_ngrams"]
+
+
+def _judge(measured: Measured, filters: Any, rules: list[tuple[Any, Any]]) -> np.ndarray:
+    """uint8 [documents]: TRAIN, or the code of the first rule that drops it. Held-out files are not judged."""
+    fate = np.zeros(len(measured), np.uint8)
+    names = sorted({rule.statistic for rule, _ in rules})
+    for first, columns in zip(measured.first, measured.columns("bytes", *names)):
+        decided = decide(columns, rules)
+        fate[first:first + len(decided)] = np.where(decided >= 0, decided + 2, TRAIN)
+    fate[measured.held] = TRAIN
+    return fate
+
+
+def _hold_out(measured: Measured, data: Any, fate: np.ndarray, duplicates: Duplicates, sizes: np.ndarray,
+              surplus: int) -> np.ndarray:
+    """Mark the validation documents in ``fate``, and those that do not fit as surplus; returns them in order of key."""
+    chosen_from = measured.held if measured.held.any() else held_out(duplicates.keys, data.validation_fraction)
+    candidates = np.flatnonzero(chosen_from & (fate == TRAIN))
+    validation = candidates[choose(duplicates.keys[candidates], sizes[candidates].astype(np.int64), data.validation_max_bytes)]
+    fate[candidates] = surplus
+    fate[validation] = VALIDATION
+    return validation
+
+
+def _write_parts(measured: Measured, fate: np.ndarray, out: Path, say: Callable[[str], None]) -> list[dict[str, Any]]:
+    """The parts and the fate of their documents; returns the manifest's entries."""
+    entries = []
+    for number, (part, low, high) in enumerate(zip(measured.parts, measured.first, measured.first[1:])):
+        link_or_copy(measured.folder / part["file"], out / part["file"], say)
+        np.save(out / f"fate-{number:05d}.npy", fate[low:high])
+        entries.append({"file": part["file"], "documents": part["documents"], "bytes": part["bytes"],
+                        "train_documents": int(np.sum(fate[low:high] == TRAIN))})
+    return entries
+
+
+# ---- reading what was written
+
+
+def read_part(text_dir: Path, number: int, columns: tuple[str, ...] = ("text",)) -> Iterator[pa.RecordBatch]:
+    """Batches of the training documents of one part, in the order written. DataError when they are not all there."""
+    text_dir = Path(text_dir)
+    path, found = text_dir / f"{part_name(number)}.parquet", 0
+    again = "run: cram text --force"
     try:
-        for batch in limited(source.batches, data.max_bytes):
-            _take(batch, data, funnel, seen, validation, train)
-            tell(f"text: {funnel.read_bytes / 1e6:,.0f} MB read, {train.bytes / 1e6:,.0f} MB kept for training")
-    finally:
-        train.close()
-
-    held = validation.documents()
-    splits = {"train": {"documents": train.documents, "bytes": train.bytes},
-              "validation": {"documents": len(held), "bytes": sum(utf8_bytes(text) for text, _ in held)}}
-    funnel.keep(train.documents + len(held), train.bytes + splits["validation"]["bytes"])
-    rows = funnel.rows()
-    check_splits({split: counts["documents"] for split, counts in splits.items()}, rows, data)
-    with pq.ParquetWriter(out / "validation.parquet", SCHEMA, compression="zstd") as file:
-        for batch in batched(held):
-            file.write_batch(batch)
-    write_manifest(out, {"version": 1, "source": source.provenance, "funnel": rows, "samples": funnel.samples,
-                         "splits": splits})
-    say(f"text: {funnel.read_documents:,} documents read ({funnel.read_bytes / 1e6:,.1f} MB), {train.documents:,} for training "
-        f"({train.bytes / 1e6:,.1f} MB), {len(held):,} held out ({splits['validation']['bytes'] / 1e6:,.2f} MB)")
-
-
-def _take(batch: pa.RecordBatch, data: Any, funnel: Funnel, seen: KeySet, validation: HeldOut, train: _Writer) -> None:
-    """Send each document of one batch to where it belongs, and count it there."""
-    raw, origins = batch.column("text").to_pylist(), batch.column("origin").to_pylist()
-    texts = [normalise(text) for text in raw]
-    funnel.read(raw, texts)
-    funnel.drop("empty", [text for text in texts if not text])
-    texts, origins = _where(texts, origins, np.array([bool(text) for text in texts], bool))
-    texts, origins = _where(texts, origins, passing(texts, data.filters, funnel))
-    keys = document_keys(texts)
-    if data.exact_dedup:
-        new = seen.add(keys)
-        funnel.drop("exact_dedup", [texts[index] for index in np.flatnonzero(~new)])
-        texts, origins = _where(texts, origins, new)
-        keys = keys[new]
-    held = held_out(keys, data.validation_fraction)
-    for index in np.flatnonzero(held):
-        funnel.drop("validation_surplus", validation.add(int(keys[index, 0]), texts[index], origins[index]))
-    train.write(*_where(texts, origins, ~held))
-
-
-def _where(texts: list[str], origins: list[str], keep: np.ndarray) -> tuple[list[str], list[str]]:
-    if keep.all():
-        return texts, origins
-    return [texts[index] for index in np.flatnonzero(keep)], [origins[index] for index in np.flatnonzero(keep)]
-
-
-def check_splits(documents: dict[str, int], funnel: list[dict[str, Any]], data: Any) -> None:
-    """DataError, with the remedy, when there is no document to train on or none to hold out."""
-    read, kept = funnel[0]["documents"], sum(documents.values())
-    if read == 0:
-        raise DataError(f"the corpus is empty: data.source={data.source} gave no document; check data.{_KEYS[data.source]}")
-    dropped = sorted((row for row in funnel if row.get("dropped_documents")), key=lambda row: -row["dropped_documents"])
-    if kept == 0:
-        causes = ", ".join(f"{row['rule']} {row['dropped_documents']:,}" for row in dropped)
-        raise DataError(f"no document is left of {read:,} read (dropped: {causes}); "
-                        f"relax data.filters or data.validation_max_bytes, or add text")
-    for split, other in (("validation", "raise"), ("train", "lower")):
-        if documents[split] == 0:
-            raise DataError(f"the {split} split is empty: {kept:,} of {read:,} documents are kept and "
-                            f"data.validation_fraction={data.validation_fraction} of them are held out by hash; "
-                            f"add documents (at least two are needed), or {other} data.validation_fraction")
-
-
-_KEYS = {"installed-docs": "packages", "files": "files", "hub": "dataset"}
+        train = np.load(text_dir / f"fate-{number:05d}.npy") == TRAIN
+        with pq.ParquetFile(path) as file:
+            if file.metadata.num_rows != len(train):
+                raise DataError(f"{path}: has {file.metadata.num_rows:,} documents, not the {len(train):,} that were judged; {again}")
+            for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
+                yield batch.filter(pa.array(train[found:found + len(batch)]))
+                found += len(batch)
+    except DataError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path}: it or its fate file cannot be read ({str(error).splitlines()[0]}); {again}") from None
 
 
 def read_split(text_dir: Path, split: str, columns: tuple[str, ...] = ("text",)) -> Iterator[pa.RecordBatch]:
     """Batches of a split that ``prepare_text`` wrote, in the order written. DataError when it is not all there."""
     text_dir = Path(text_dir)
-    expected = read_manifest(text_dir, "prepared text", ("funnel", "splits"))["splits"][split]["documents"]
-    paths = sorted(text_dir.glob("train-*.parquet")) if split == "train" else [text_dir / "validation.parquet"]
-    found = 0
-    try:
-        for path in paths:
-            with pq.ParquetFile(path) as file:
-                for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
-                    found += len(batch)
-                    yield batch
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run the text stage again") from None
+    manifest = read_manifest(text_dir, "prepared text", ("funnel", "splits", "parts"))
+    expected, found = manifest["splits"][split]["documents"], 0
+    if split == "train":
+        batches = (batch for number in range(len(manifest["parts"])) for batch in read_part(text_dir, number, columns))
+    else:
+        batches = _read_validation(text_dir / "validation.parquet", columns)
+    for batch in batches:
+        found += len(batch)
+        yield batch
     if found != expected:
         raise DataError(f"{text_dir}: the {split} split has {found:,} documents, its manifest says {expected:,}; "
                         f"run the text stage again")
+
+
+def _read_validation(path: Path, columns: tuple[str, ...]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(batch_size=1024, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); run the text stage again") from None

@@ -13,7 +13,7 @@ def tiny(tmp_path_factory):
     """Folders of text, tokenizer and packed data: some hundred sentences of random words."""
     from cram.config import load
     from data_prep.pack import pack
-    from data_prep.text import prepare_text
+    from tests.data_prep.corpus import prepare
     from data_prep.tokenizer import train_tokenizer
 
     root = tmp_path_factory.mktemp("tiny")
@@ -26,9 +26,9 @@ def tiny(tmp_path_factory):
     folders = {name: root / name for name in ("text", "tokenizer", "data")}
     for folder in folders.values():
         folder.mkdir()
-    prepare_text(config.data, folders["text"], lambda line: None)
+    prepare(config.data, folders["text"], lambda line: None)
     train_tokenizer(config.tokenizer, folders["text"], folders["tokenizer"], lambda line: None)
-    pack(config.data, folders["text"], folders["tokenizer"], folders["data"], lambda line: None)
+    pack(config.data, None, folders["text"], folders["tokenizer"], folders["data"], lambda line: None)
     return folders
 
 

@@ -11,7 +11,7 @@ from cram.budget import Budget
 from cram.ledger import Ledger
 from cram.errors import CramError
 
-STAGES = ("text", "tokenizer", "data", "pretrain", "evaluate", "report")
+STAGES = ("measure", "text", "tokenizer", "data", "pretrain", "evaluate", "report")
 
 
 def test_help_and_version(cram):
@@ -25,10 +25,10 @@ def test_help_and_version(cram):
 
 @pytest.mark.parametrize("arguments, expected", [
     (["rum"], "unknown verb 'rum'; did you mean 'cram run'?"),
-    (["xyzzy"], "unknown verb 'xyzzy'; possible: run, text"),
+    (["xyzzy"], "unknown verb 'xyzzy'; possible: run, measure"),
     (["run", "--forc"], "unrecognized arguments: --forc; 'cram run --help'"),
     (["run", "--force=tokeniser"], "invalid choice: 'tokeniser'"),
-    (["run", "demo", "demo_gpt"], "one configuration at a time, got demo and demo_gpt"),
+    (["run", "demo", "demo_gtp"], "demo_gtp: no such configuration; did you mean 'demo_gpt'?"),
     (["run", "dmeo"], "no such configuration; did you mean 'demo'?"),
     (["run", "seed=x"], "command line: seed: expected a whole number, got 'x'"),
     (["run", "--train.thread=1"], "did you mean 'train.threads'?"),
@@ -52,14 +52,14 @@ def test_config_prints_values_with_meanings(cram):
 def test_dry_run_and_status_write_nothing(cram, tmp_path):
     for arguments in (("run", "--dry-run"), ("status",), ("tokenizer", "--dry-run", "--force")):
         result = cram(*arguments, f"out={tmp_path}/out")
-        assert result.code == 0 and result.out.splitlines()[0].split() == ["text", "would", "run", "missing"]
+        assert result.code == 0 and result.out.splitlines()[0].split() == ["measure", "would", "run", "missing"]
     assert os.listdir(tmp_path) == []
     assert [line.split()[0] for line in cram("run", "--dry-run").out.splitlines()] == list(STAGES)
-    assert [line.split()[0] for line in cram("data", "--dry-run").out.splitlines()] == ["text", "tokenizer", "data"]
+    assert [line.split()[0] for line in cram("data", "--dry-run").out.splitlines()] == ["measure", "text", "tokenizer", "data"]
 
 
 @pytest.mark.parametrize("arguments, forced", [
-    (["run", "--force"], "text"), (["run", "--force", "demo"], "text"), (["run", "demo", "--force=data"], "data"),
+    (["run", "--force"], "measure"), (["run", "--force", "demo"], "measure"), (["run", "demo", "--force=data"], "data"),
     (["run", "--force", "data", "demo"], "data"), (["data", "demo", "--force"], "data"),
     (["data", "--force=text"], "text"), (["data"], None),
 ])
@@ -100,7 +100,7 @@ def test_status_shows_a_running_and_an_interrupted_stage(cram, tmp_path, monkeyp
         raise KeyboardInterrupt
 
     state, settings = [], ["demo", f"out={tmp_path}"]
-    toy = (stages.Stage("pretrain", 1, ("seed",), (), train, resumable=True),)
+    toy = (stages.Stage("pretrain", 1, ("seed",), (), train, resumable=True, precious=True),)
     monkeypatch.setattr(cli, "STAGES", toy)
     assert cram("pretrain", *settings).code == 130
     assert state == [f"pretrain   running      process {os.getpid()}\n"]

@@ -23,7 +23,8 @@ class Toy:
         self.stages = (
             Stage("first", 1, keys=("seed", "data.max_bytes"), inputs=(), function=self.first, facts=lambda view: self.facts),
             Stage("second", 1, keys=("tokenizer",), inputs=("first",), function=self.second),
-            Stage("train", 1, keys=("budget",), inputs=("second",), function=self.train, free=("telemetry",), resumable=True),
+            Stage("train", 1, keys=("budget",), inputs=("second",), function=self.train, free=("telemetry",), resumable=True,
+                  precious=True),
             Stage("last", 1, keys=("evaluate.tokens",), inputs=("first", "train"), function=self.last),
         )
 

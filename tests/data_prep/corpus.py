@@ -4,7 +4,7 @@ import json
 import random
 from pathlib import Path
 
-from cram.schema import Data, Filters
+from cram.schema import Data, Filters, NearDedup
 
 ODD_TEXTS = [
     "Emoji with joiners \U0001f469\u200d\U0001f469\u200d\U0001f467 "
@@ -42,9 +42,20 @@ def write_jsonl(path: Path, texts: list[str], field: str = "text") -> Path:
 
 def files_data(*paths: Path, **changes) -> Data:
     """A data section that reads local files, with a validation share fit for small corpora."""
-    filters = Filters(**changes.pop("filters", {}))
-    return Data(source="files", files=[str(path) for path in paths], filters=filters,
-                **{"validation_fraction": 0.1, "shard_tokens": 5000, **changes})
+    filters, near = Filters(**changes.pop("filters", {})), NearDedup(**changes.pop("near_dedup", {}))
+    return Data(source="files", files=[str(path) for path in paths], filters=filters, near_dedup=near,
+                **{"validation_fraction": 0.1, "part_bytes": 60_000, "workers": 1, **changes})
+
+
+def prepare(data: Data, out: Path, say=lambda message: None) -> Path:
+    """The stages measure (into <out>-measured) and text (into ``out``), one after the other; returns ``out``."""
+    from data_prep.measure import measure_corpus
+    from data_prep.text import prepare_text
+
+    measured = Path(f"{out}-measured")
+    measure_corpus(data, measured, "key", say)
+    prepare_text(data, measured, out, say)
+    return out
 
 
 def silent(message: str) -> None:

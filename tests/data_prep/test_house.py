@@ -9,9 +9,8 @@ import pytest
 from cram.schema import Data, Tokenizer
 from data_prep.pack import pack
 from data_prep.shards import Shards
-from data_prep.text import prepare_text
 from data_prep.tokenizer import load_tokenizer, train_tokenizer
-from tests.data_prep.corpus import silent
+from tests.data_prep.corpus import prepare, silent
 
 
 def test_imports(root):
@@ -35,9 +34,9 @@ def test_docstring_parser_needs_the_standard_library_alone(root):
                     reason="set CRAM_MIRROR to a folder with corpora/wikipedia.jsonl.xz to run on real text")
 def test_real_text(tmp_path):
     data = Data(source="hub", dataset="corpora/wikipedia", mirror=os.environ["CRAM_MIRROR"], max_bytes=5_000_000)
-    prepare_text(data, tmp_path / "text", silent)
+    prepare(data, tmp_path / "text", silent)
     train_tokenizer(Tokenizer(vocab_size=4096), tmp_path / "text", tmp_path / "tokenizer", silent)
-    pack(data, tmp_path / "text", tmp_path / "tokenizer", tmp_path / "data", silent)
+    pack(data, None, tmp_path / "text", tmp_path / "tokenizer", tmp_path / "data", silent)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
     shards = Shards(tmp_path / "data", "train", verify=True)
     assert 3 < shards.document_bytes.sum() / shards.n_tokens < 4.5

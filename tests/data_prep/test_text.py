@@ -3,19 +3,18 @@
 import json
 import random
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cram.schema import Data
-from data_prep import progress
-from data_prep import text as text_stage
 from data_prep.dedup import document_keys
 from data_prep.errors import DataError
 from data_prep.normalise import normalise
-from data_prep.text import prepare_text, read_split
-from tests.data_prep.corpus import ODD_TEXTS, files_data, prose, silent, write_jsonl
+from data_prep.text import read_part, read_split
+from tests.data_prep.corpus import ODD_TEXTS, files_data, prepare, prose, silent, write_jsonl
 
 NO_FILTERS = {"min_chars": None, "max_chars": None, "min_alpha_fraction": None, "max_word_length": None,
               "max_repeated_line_fraction": None, "placeholder_text": False}
@@ -25,7 +24,7 @@ def run(folder, texts, **changes):
     """(train texts, validation texts, manifest) of a corpus."""
     folder.mkdir(parents=True, exist_ok=True)
     out = folder / "out"
-    prepare_text(files_data(write_jsonl(folder / "a.jsonl", texts), **changes), out, silent)
+    prepare(files_data(write_jsonl(folder / "a.jsonl", texts), **changes), out)
     splits = [[text for batch in read_split(out, split) for text in batch.column("text").to_pylist()]
               for split in ("train", "validation")]
     return *splits, json.loads((out / "manifest.json").read_text(encoding="utf-8"))
@@ -42,9 +41,9 @@ def test_everything_is_accounted_for(tmp_path):
     train, validation, manifest = run(tmp_path, [*good, *bad, *copies, good[5] + "\r\n\x07"])
     assert sorted(train + validation) == sorted(good)
     assert {row["rule"]: row.get("dropped_documents") for row in manifest["funnel"]} == {
-        "read": None, "normalise": 0, "empty": 2, "min_chars": 1, "max_chars": 0, "min_alpha_fraction": 1,
+        "read": None, "normalise": 0, "edits": 0, "empty": 2, "min_chars": 1, "max_chars": 0, "min_alpha_fraction": 1,
         "max_word_length": 1, "max_repeated_line_fraction": 1, "placeholder_text": 1, "exact_dedup": 3,
-        "validation_surplus": 0, "kept": None}
+        "near_dedup": 0, "validation_surplus": 0, "kept": None}
     first, *between, last = manifest["funnel"]
     assert first["documents"] == len(good) + len(bad) + len(copies) + 1
     assert first["bytes"] == size([*good, *bad, *copies, good[5] + "\r\n\x07"])
@@ -63,7 +62,7 @@ def test_everything_is_accounted_for(tmp_path):
 def test_documents_in_are_kept_or_dropped(tmp_path_factory, texts, dedup, min_chars, max_bytes, seed):
     texts = [*texts, *random.Random(seed).choices(texts, k=5)] if texts else texts
     folder = tmp_path_factory.mktemp("run")
-    keys = {"exact_dedup": dedup, "validation_fraction": 0.5, "validation_max_bytes": max_bytes,
+    keys = {"exact_dedup": dedup, "near_dedup": {"mode": "off"}, "part_bytes": 100, "validation_fraction": 0.5, "validation_max_bytes": max_bytes,
             "filters": {**NO_FILTERS, "min_chars": min_chars}}
     try:
         train, validation, manifest = run(folder, texts, **keys)
@@ -106,22 +105,79 @@ def test_surplus_of_validation_is_not_trained_on(tmp_path):
 
 
 def test_same_files_every_time(tmp_path):
-    texts = prose(50)
+    path = write_jsonl(tmp_path / "same.jsonl", prose(50))
     for name in ("a", "b"):
-        prepare_text(files_data(write_jsonl(tmp_path / "same.jsonl", texts)), tmp_path / name, silent)
-    for file in ("train-00000.parquet", "validation.parquet", "manifest.json"):
+        prepare(files_data(path), tmp_path / name)
+    names = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert {"part-00000.parquet", "fate-00000.npy", "validation.parquet", "clusters.parquet", "manifest.json"} <= set(names)
+    for file in names:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
-def test_training_text_goes_to_several_files(tmp_path, monkeypatch):
+def test_training_text_lies_in_parts(tmp_path, monkeypatch):
     texts = prose(100)
-    whole, _, _ = run(tmp_path / "a", texts)
-    monkeypatch.setattr(text_stage, "FILE_BYTES", 5000)
+    whole, _, manifest = run(tmp_path / "a", texts, part_bytes=10**6)
+    assert len(manifest["parts"]) == 1
     monkeypatch.setattr("data_prep.sources.batches.BATCH_DOCUMENTS", 7)
-    parts, _, _ = run(tmp_path / "b", texts)
-    assert parts == whole and len(list((tmp_path / "b/out").glob("train-*.parquet"))) > 5
-    origins = pq.read_table(tmp_path / "b/out/train-00003.parquet").column("origin").to_pylist()
-    assert all(origin.startswith(str(tmp_path / "b/a.jsonl:")) for origin in origins)
+    parts, _, manifest = run(tmp_path / "b", texts, part_bytes=5000)
+    assert parts == whole and len(manifest["parts"]) > 5
+    for number, entry in enumerate(manifest["parts"]):
+        batches = list(read_part(tmp_path / "b/out", number, ("text", "origin")))
+        assert sum(map(len, batches)) == entry["train_documents"]
+        assert all(origin.startswith(str(tmp_path / "b/a.jsonl:")) for batch in batches for origin in batch["origin"].to_pylist())
+        inside = pq.read_table(tmp_path / "b/out" / entry["file"], columns=["text"]).column("text").to_pylist()
+        assert size(inside) == entry["bytes"] and size(inside[:-1]) < 5000 <= size(inside) + (number == len(manifest["parts"]) - 1) * 5000
+
+
+def test_parts_are_links_not_copies(tmp_path):
+    run(tmp_path, prose(20))
+    assert (tmp_path / "out/part-00000.parquet").samefile(tmp_path / "out-measured/part-00000.parquet")
+
+
+def edited(text, number):
+    """A near-duplicate: a few words changed."""
+    words = text.split(" ")
+    words[number % 20 + 5] = f"changed{number}"
+    return " ".join(words)
+
+
+@pytest.mark.parametrize("mode", ["drop", "keep", "off"])
+def test_near_duplicates(tmp_path, mode):
+    texts = [text for text in prose(400) if len(text) > 900][:120]
+    copies = [edited(text, number) for number, text in enumerate(texts[:60])]
+    train, validation, manifest = run(tmp_path, texts + copies, validation_fraction=0.4, near_dedup={"mode": mode})
+    dropped = next(row for row in manifest["funnel"] if row["rule"] == "near_dedup")["dropped_documents"]
+    sides = [(text in validation, copy in validation) for text, copy in zip(texts, copies)]
+    if mode == "drop":
+        assert dropped >= 57 and set(texts) <= {*train, *validation}       # the first of each cluster stays
+    else:
+        assert dropped == 0 and len(train) + len(validation) == 180
+        assert (sum(left != right for left, right in sides) <= 3) == (mode == "keep")      # off: they fall on both sides
+    clusters = pq.read_table(tmp_path / "out/clusters.parquet")
+    assert (len(clusters) >= 114) == (mode != "off") and set(clusters["kind"].to_pylist()) <= {"near"}
+
+
+def test_verified_pairs_only(tmp_path):
+    texts = [text for text in prose(400) if len(text) > 900][:60]
+    copies = [edited(text, number) for number, text in enumerate(texts)]
+
+    def dropped(verify):
+        near = {"bands": 100, "rows": 1, "verify": verify}                  # candidates: nearly everything
+        *_, manifest = run(tmp_path / str(verify), texts + copies, near_dedup=near)
+        return next(row for row in manifest["funnel"] if row["rule"] == "near_dedup")["dropped_documents"]
+
+    assert dropped(0.7) == 60 and dropped(0.999) == 0
+
+
+def test_held_out_files(tmp_path):
+    texts, clean = prose(100), prose(30, seed=5)
+    held = write_jsonl(tmp_path / "held.jsonl", [*clean, "short text"])
+    near = edited(max(clean, key=len), 3)
+    train, validation, manifest = run(tmp_path / "a", [*texts, clean[0], near], validation_files=[str(held)])
+    assert sorted(validation) == sorted([*clean, "short text"])             # all of them, not judged
+    assert sorted(train) == sorted(texts)                                   # nothing else is held out; copies are dropped
+    rows = {row["rule"]: row.get("dropped_documents") for row in manifest["funnel"]}
+    assert rows["exact_dedup"] == 1 and rows["near_dedup"] == 1
 
 
 def test_max_bytes_stops_reading(tmp_path):
@@ -139,11 +195,11 @@ def test_max_bytes_stops_reading(tmp_path):
 def test_installed_docs_end_to_end(tmp_path):
     said = []
     data = Data(packages=["json", "logging", "email", "unittest"], validation_fraction=0.1)
-    prepare_text(data, tmp_path, said.append)
-    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    prepare(data, tmp_path / "text", said.append)
+    manifest = json.loads((tmp_path / "text/manifest.json").read_text())
     assert manifest["source"] == {"source": "installed-docs", "packages": dict.fromkeys(data.packages)}
     assert manifest["splits"]["train"]["documents"] > 100
-    assert len(said) == 1 and "documents read" in said[0]
+    assert len(said) == 2 and all("documents read" in line for line in said)
 
 
 # ---- bad corpora -----------------------------------------------------------------------------------------------------
@@ -159,7 +215,7 @@ def test_empty_corpus(tmp_path):
     refused(tmp_path, [], r"the corpus is empty: data\.source=files gave no document; check data\.files")
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(DataError, match="the corpus is empty"):
-        prepare_text(files_data(tmp_path / "empty.txt"), tmp_path / "out", silent)
+        prepare(files_data(tmp_path / "empty.txt"), tmp_path / "out", silent)
 
 
 def test_nothing_passes_the_filters(tmp_path):
@@ -191,11 +247,16 @@ def test_reading_an_unfinished_or_damaged_artifact(tmp_path):
         list(read_split(tmp_path, "train"))
     run(tmp_path, prose(50))
     out = tmp_path / "out"
-    content = (out / "train-00000.parquet").read_bytes()
-    (out / "train-00000.parquet").write_bytes(content[:-50])
-    with pytest.raises(DataError, match=r"train-00000\.parquet: cannot be read .*run the text stage again"):
+    content = (out / "part-00000.parquet").read_bytes()
+    (out / "part-00000.parquet").unlink()
+    (out / "part-00000.parquet").write_bytes(content[:-50])
+    with pytest.raises(DataError, match=r"part-00000\.parquet: it or its fate file cannot be read .*; run: cram text --force"):
         list(read_split(out, "train"))
-    (out / "train-00000.parquet").unlink()
+    (out / "part-00000.parquet").write_bytes(content)
+    np.save(out / "fate-00000.npy", np.load(out / "fate-00000.npy")[:-1])
+    with pytest.raises(DataError, match=r"part-00000\.parquet: has \d+ documents, not the \d+ that were judged"):
+        list(read_split(out, "train"))
+    np.save(out / "fate-00000.npy", np.full(50, 2, np.uint8))
     with pytest.raises(DataError, match=r"the train split has 0 documents, its manifest says \d+; run the text stage again"):
         list(read_split(out, "train"))
     (out / "manifest.json").write_text('{"version": 1, "spl')
@@ -204,12 +265,3 @@ def test_reading_an_unfinished_or_damaged_artifact(tmp_path):
     (out / "manifest.json").write_text('{"version": 1, "step": 3}')
     with pytest.raises(DataError, match="not the manifest of a prepared text"):
         list(read_split(out, "train"))
-
-
-def test_progress_is_told_now_and_then(monkeypatch):
-    clock, said = [0.0], []
-    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    tell = progress.now_and_then(said.append)
-    for clock[0] in (1.0, 9.9, 10.0, 12.0, 19.9, 31.0, 32.0):
-        tell(f"at {clock[0]}")
-    assert said == ["at 10.0", "at 31.0"]

@@ -17,7 +17,7 @@ from cram.schema import Config
 from cram.stages import view
 from data_prep.pack import pack
 from data_prep.shards import Shards
-from data_prep.text import prepare_text
+from tests.data_prep.corpus import prepare
 from data_prep.tokenizer import train_tokenizer
 
 EVALUATE = next(stage for stage in STAGES if stage.name == "evaluate")
@@ -39,9 +39,9 @@ def prepared(tmp_path_factory):
     config.train.sequence_length, config.evaluate.sample_tokens = 32, 5
     for name in ("text", "tokenizer", "data"):
         (folder / name).mkdir()
-    prepare_text(config.data, folder / "text", print)
+    prepare(config.data, folder / "text", print)
     train_tokenizer(config.tokenizer, folder / "text", folder / "tokenizer", print)
-    pack(config.data, folder / "text", folder / "tokenizer", folder / "data", print)
+    pack(config.data, None, folder / "text", folder / "tokenizer", folder / "data", print)
     return folder, config
 
 

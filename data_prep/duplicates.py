@@ -1,0 +1,74 @@
+"""Which documents are copies of earlier ones, exactly or nearly, and what decides the side of the split.
+
+Keep-policy: the first document of a cluster in reading order stays, unaltered. Held-out files are read first, so what
+resembles them is dropped from training whatever the settings.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Callable, Iterator, Optional
+
+import numpy as np
+
+from data_prep.clusters import exact_first, near_clusters
+from data_prep.measured import Measured
+from data_prep.minhash import jaccard
+
+PAIRS = 4096            # compared at a time
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Arrays [documents]. exact, near: bool, dropped as such. cluster: int64, first document of the cluster in reading
+    order (its own index where it is alone). keys: uint64, smallest document key of the cluster; it decides the split.
+    """
+
+    exact: np.ndarray
+    near: np.ndarray
+    cluster: np.ndarray
+    keys: np.ndarray
+
+
+def find_duplicates(measured: Measured, data: Any, alive: np.ndarray) -> Duplicates:
+    """Duplicates among the documents that are ``alive`` (bool [documents])."""
+    index = np.arange(len(measured))
+    first = exact_first(lambda: _pairs(measured), alive)
+    exact = alive & (first != index) & (data.exact_dedup | measured.held[first])
+    cluster, near = first, np.zeros(len(measured), bool)
+    if data.near_dedup.mode != "off":
+        left = alive & (first == index)
+        label = near_clusters(lambda band: _band(measured, band), left, data.near_dedup.bands, verify=_verifier(measured, data))
+        cluster = label[first]
+        near = alive & ~exact & (cluster != index) & ((data.near_dedup.mode == "drop") & left | measured.held[cluster])
+    keys = measured.column("key_high").astype(np.uint64)
+    smallest = keys.copy()
+    np.minimum.at(smallest, cluster[alive], keys[alive])
+    return Duplicates(exact, near, cluster, smallest[cluster])
+
+
+def _pairs(measured: Measured) -> Iterator[np.ndarray]:
+    for columns in measured.columns("key_high", "key_low"):
+        yield np.stack([columns["key_high"], columns["key_low"]], axis=1)
+
+
+def _band(measured: Measured, band: int) -> Iterator[np.ndarray]:
+    name = f"band_{band:02d}"
+    for columns in measured.columns(name):
+        yield columns[name]
+
+
+def _verifier(measured: Measured, data: Any) -> Optional[Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """similar(left, right) -> bool [pairs]: whether the shingles of the documents are as alike as asked; None: not asked."""
+    least = data.near_dedup.verify
+    if least is None:
+        return None
+
+    def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        answers = []
+        for low in range(0, len(left), PAIRS):
+            texts = [[row["text"] for row in measured.rows(side[low:low + PAIRS], "text")] for side in (left, right)]
+            answers.append(jaccard(*texts, data.near_dedup) >= least)
+        return np.concatenate(answers) if answers else np.zeros(0, bool)
+
+    return similar
