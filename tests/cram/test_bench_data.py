@@ -101,13 +101,14 @@ def test_without_a_competitor_there_is_no_ratio(monkeypatch):
 
 
 @pytest.mark.parametrize("module, tool, contest", [
-    ("datatrove.pipeline.filters", "datatrove", 0), ("datasketch", "datasketch", 5)])
+    ("datatrove.pipeline.filters", "datatrove", 0), ("datasketch", "datasketch, tuned", 5),
+    ("datasketch", "datasketch, as documented", 6)])
 def test_a_library_that_is_not_installed_is_a_row(monkeypatch, module, tool, contest):
     monkeypatch.setitem(sys.modules, module, None)
     contests = data_contests.contests(documents(60), data.QUICK, 1)
     held = next(each for number, each in enumerate(contests) if number == contest)
     rows = {row["tool"]: row for row in data.hold(held, 1)}
-    assert rows[tool]["error"] == f"{tool} is not installed; pip install 'cram-lm[test]' brings it"
+    assert rows[tool]["error"] == f"{tool.partition(',')[0]} is not installed; pip install 'cram-lm[test]' brings it"
     assert rows["cram"]["mb_s"] > 0 and "times" not in rows["cram"]
 
 
