@@ -82,4 +82,5 @@ class Measured:
         return table
 
     def _damaged(self, part: dict[str, Any], error: Exception) -> DataError:
-        return DataError(f"{self.folder / part['file']}: cannot be read ({str(error).splitlines()[0]}); run: cram measure --force")
+        path, reason = self.folder / part["file"], str(error).splitlines()[0]
+        return DataError(f"{path}: cannot be read ({reason}); run: cram measure --force")

@@ -46,7 +46,8 @@ def cut_parts(batches: Iterable[pa.RecordBatch], part_bytes: int) -> Iterator[pa
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     """One batch with memory of its own: what is sent to another process holds nothing else."""
-    return pa.record_batch([pa.concat_arrays([batch.column(name) for batch in batches]) for name in SCHEMA.names], schema=SCHEMA)
+    columns = [pa.concat_arrays([batch.column(name) for batch in batches]) for name in SCHEMA.names]
+    return pa.record_batch(columns, schema=SCHEMA)
 
 
 def fingerprint(batch: pa.RecordBatch) -> str:

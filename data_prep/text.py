@@ -55,8 +55,9 @@ def prepare_text(data: Any, measured_dir: Path, out: Path, say: Callable[[str], 
     fate[duplicates.near] = code["near_dedup"]
     validation = _hold_out(measured, data, fate, duplicates, sizes, code["validation_surplus"])
 
-    splits = {name: {"documents": int(np.sum(fate == code[name])), "bytes": int(np.sum(sizes[fate == code[name]], dtype=np.int64))}
-              for name in ("train", "validation")}
+    chosen = {name: fate == code[name] for name in ("train", "validation")}
+    splits = {name: {"documents": int(np.sum(mask)), "bytes": int(np.sum(sizes[mask], dtype=np.int64))}
+              for name, mask in chosen.items()}
     funnel = account_rows(measured.manifest["account"], fates, fate, sizes)
     check_splits({split: counts["documents"] for split, counts in splits.items()}, funnel, data)
     parts = _write_parts(measured, fate, out, say)
@@ -124,7 +125,8 @@ def read_part(text_dir: Path, number: int, columns: tuple[str, ...] = ("text",))
         train = np.load(text_dir / f"fate-{number:05d}.npy") == TRAIN
         with pq.ParquetFile(path) as file:
             if file.metadata.num_rows != len(train):
-                raise DataError(f"{path}: has {file.metadata.num_rows:,} documents, not the {len(train):,} that were judged; {again}")
+                raise DataError(f"{path}: has {file.metadata.num_rows:,} documents, not the {len(train):,} that were judged; "
+                                f"{again}")
             for batch in file.iter_batches(batch_size=1024, columns=list(columns)):
                 yield batch.filter(pa.array(train[found:found + len(batch)]))
                 found += len(batch)

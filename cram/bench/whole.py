@@ -39,7 +39,7 @@ VIEW = {"title": "Preparing text, end to end", "panel": "workers: {workers}", "x
                     ["documents", "documents", ","], ["kept", "kept", ","]]}
 NOTES = ["Seconds: by the clock, from each stage's stage.json; all stages: their sum. The tokenizer is trained on all cores.",
          "CPU-seconds: of the process and its children, its start included. A second worker has nothing to do where the text "
-         "is one part (data.part_bytes: 64 MB).",
+         "is one part (data.part_bytes: 16 MB).",
          "Memory: proportional set sizes (smaps_rollup) of the process and its children together, looked at every 100 ms.",
          "of the smallest corpus: time a megabyte over that of the smallest corpus with as many workers; linear is 1.",
          f"Corpora beyond the files are grown from them: {describe(GROWTH)} (cram/bench/corpora.py)."]

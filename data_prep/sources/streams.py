@@ -100,7 +100,8 @@ def cannot_read(path: Path, error: OSError) -> DataError:
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
 
 
-def lines(path: Path, piece_bytes: int = MAX_LINE_BYTES, position: Optional[Position] = None) -> Iterator[tuple[int, int, bytes]]:
+def lines(path: Path, piece_bytes: int = MAX_LINE_BYTES,
+          position: Optional[Position] = None) -> Iterator[tuple[int, int, bytes]]:
     """Yield (line number from 1, byte offset in the decompressed text, line with its newline); ``position`` follows.
 
     A line longer than ``piece_bytes`` comes in pieces, cut between characters, that share its number.

@@ -16,12 +16,16 @@ from data_prep.text import prepare_text, read_split
 from tests.data_prep.corpus import ODD_TEXTS, files_data, prepare, prose, silent, write_jsonl
 
 ROOT = Path(__file__).resolve().parents[2]
-OFF = {"min_chars": None, "max_chars": None, "min_alpha_fraction": None, "max_word_length": None, "max_repeated_line_fraction": None,
-       "placeholder_text": False}
+OFF = {"min_chars": None, "max_chars": None, "min_alpha_fraction": None, "max_word_length": None,
+       "max_repeated_line_fraction": None, "placeholder_text": False}
 
 
 def rows(out):
     return {row["rule"]: row for row in json.loads((out / "manifest.json").read_text())["funnel"]}
+
+
+def texts_of(out):
+    return [text for split in ("train", "validation") for batch in read_split(out, split) for text in batch["text"].to_pylist()]
 
 
 def adds_up(account):
@@ -59,15 +63,15 @@ def test_a_line_of_fifty_megabytes(tmp_path):
 
 
 def test_every_kind_of_character(tmp_path):
-    odd = [*ODD_TEXTS, "\U0001f600" * 300, "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 " * 60, "nul \x00 inside " * 30, "\ud83d half a pair " * 30,
-           "\u200f\u202e override " * 30, "e\u0301" * 200]
+    odd = [*ODD_TEXTS, "\U0001f600" * 300, "\u0627\u0644\u0639\u0631\u0628\u064a\u0629 " * 60, "nul \x00 inside " * 30,
+           "\ud83d half a pair " * 30, "\u200f\u202e override " * 30, "e\u0301" * 200]
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in [*odd, *prose(30)]))
     out = prepare(files_data(path, filters=OFF, part_bytes=900), tmp_path / "out")
     account = rows(out)
     assert account["kept"]["documents"] == len(odd) + 30
     adds_up(account)
-    kept = [text for split in ("train", "validation") for batch in read_split(out, split) for text in batch["text"].to_pylist()]
+    kept = texts_of(out)
     assert "\U0001f600" * 300 in kept and ("nul  inside " * 30).strip() in kept and ("\ufffd half a pair " * 30).strip() in kept
 
 
@@ -81,7 +85,7 @@ def test_truncated_archive(tmp_path, name):
     content = "".join(json.dumps({"text": text}) + "\n" for text in prose(300)).encode()
     pack = {"gz": gzip.compress, "xz": lzma.compress, "zst": zstandard.ZstdCompressor().compress}[name.rsplit(".", 1)[1]]
     (tmp_path / name).write_bytes(pack(content)[:-40])
-    with pytest.raises(DataError, match=rf"{name}: truncated after line \d+: the compressed file ends too early; copy it again"):
+    with pytest.raises(DataError, match=rf"{name}: truncated after line \d+: the compressed file ends too early; copy it"):
         measure_corpus(files_data(tmp_path / name, part_bytes=20_000, workers=2), tmp_path / "out", "key", silent)
     assert not (tmp_path / "out/manifest.json").exists()
     (tmp_path / name).write_bytes(pack(content))                             # mended: it goes on, and nothing is missing
@@ -101,7 +105,7 @@ def test_invalid_utf8_is_refused_with_its_place_or_replaced(tmp_path):
         prepare(files_data(tmp_path / "a.jsonl"), tmp_path / "a")
     for choice, expected in (("replace", "St\ufffdry 7"), ("cp1252", "St\u00f6ry 7")):
         out = prepare(files_data(tmp_path / "a.jsonl", invalid_utf8=choice), tmp_path / choice)
-        kept = [text for split in ("train", "validation") for batch in read_split(out, split) for text in batch["text"].to_pylist()]
+        kept = texts_of(out)
         assert len(kept) == 40 and any(text.startswith(expected) for text in kept)
 
 
@@ -128,7 +132,8 @@ def test_an_edited_or_foreign_part_is_made_again(tmp_path):
 def cram(corpus, out, *settings, limit=None):
     """`cram data` in a process of its own; limit: bytes that a file may grow to, as on a disk that is full."""
     command = [sys.executable, "-m", "cram", "data", "name=it", f"out={out}", "data.source=files", f"data.files={corpus}",
-               "data.part_bytes=400000", "data.validation_fraction=0.05", "tokenizer.vocab_size=800", "data.workers=2", *settings]
+               "data.part_bytes=400000", "data.validation_fraction=0.05", "tokenizer.vocab_size=800", "data.workers=2",
+               *settings]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
                           preexec_fn=limit and (lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))))
 

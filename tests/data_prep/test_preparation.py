@@ -98,6 +98,6 @@ def test_on_a_ray_cluster(corpus, straight, tmp_path):
 @pytest.mark.slow
 def test_thresholds_change_without_measuring_again(corpus, tmp_path):
     run(corpus, tmp_path, "data.workers=1")
-    done = subprocess.run(command(corpus, tmp_path, "data.filters.min_chars=900"), env=environment(), capture_output=True, text=True,
-                          cwd=ROOT)
+    done = subprocess.run(command(corpus, tmp_path, "data.filters.min_chars=900"), env=environment(), cwd=ROOT,
+                          capture_output=True, text=True)
     assert "measure: fresh" in done.stdout and "text: changed: data.filters.min_chars 200 -> 900" in done.stdout

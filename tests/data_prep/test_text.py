@@ -62,7 +62,8 @@ def test_everything_is_accounted_for(tmp_path):
 def test_documents_in_are_kept_or_dropped(tmp_path_factory, texts, dedup, min_chars, max_bytes, seed):
     texts = [*texts, *random.Random(seed).choices(texts, k=5)] if texts else texts
     folder = tmp_path_factory.mktemp("run")
-    keys = {"exact_dedup": dedup, "near_dedup": {"mode": "off"}, "part_bytes": 100, "validation_fraction": 0.5, "validation_max_bytes": max_bytes,
+    keys = {"exact_dedup": dedup, "near_dedup": {"mode": "off"}, "part_bytes": 100, "validation_fraction": 0.5,
+            "validation_max_bytes": max_bytes,
             "filters": {**NO_FILTERS, "min_chars": min_chars}}
     try:
         train, validation, manifest = run(folder, texts, **keys)
@@ -124,9 +125,11 @@ def test_training_text_lies_in_parts(tmp_path, monkeypatch):
     for number, entry in enumerate(manifest["parts"]):
         batches = list(read_part(tmp_path / "b/out", number, ("text", "origin")))
         assert sum(map(len, batches)) == entry["train_documents"]
-        assert all(origin.startswith(str(tmp_path / "b/a.jsonl:")) for batch in batches for origin in batch["origin"].to_pylist())
+        origins = [origin for batch in batches for origin in batch["origin"].to_pylist()]
+        assert all(origin.startswith(str(tmp_path / "b/a.jsonl:")) for origin in origins)
         inside = pq.read_table(tmp_path / "b/out" / entry["file"], columns=["text"]).column("text").to_pylist()
-        assert size(inside) == entry["bytes"] and size(inside[:-1]) < 5000 <= size(inside) + (number == len(manifest["parts"]) - 1) * 5000
+        assert size(inside) == entry["bytes"] and size(inside[:-1]) < 5000
+        assert size(inside) >= 5000 or number == len(manifest["parts"]) - 1
 
 
 def test_parts_are_links_not_copies(tmp_path):
