@@ -136,6 +136,8 @@ class Data:
     revision: Optional[str] = key(None, "hub: commit hash or tag, for a reproducible run")
     mirror: Optional[str] = key(
         None, "hub: folder laid out <dataset>/[<subset>/]<split>.jsonl[.xz|.gz|.zst] or .parquet; read instead of the network")
+    licence: Optional[str] = key(
+        None, "licence of the text, for the record; null: what the packages or the dataset on the hub state")
     text_field: str = key("text", "jsonl, parquet, hub: the column that holds the text")
     max_bytes: Optional[int] = key(None, "stop reading after this many bytes of text (UTF-8, before filters)")
     invalid_utf8: Literal["refuse", "replace", "cp1252"] = key(

@@ -11,7 +11,7 @@ from typing import Callable, Iterator, Optional
 
 import numpy as np
 
-MAX_BYTES = 1 << 30
+MAX_BYTES = 1 << 28
 PAIR_BYTES = 48                     # a key, its document, and what sorting them takes
 CHUNK = 1 << 20
 
@@ -20,11 +20,11 @@ Similar = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 def exact_first(keys: Column, alive: np.ndarray, max_bytes: int = MAX_BYTES) -> np.ndarray:
-    """int64 [N]: the first document with the same key; the document itself where it is the first, or not alive.
+    """[N]: the first document with the same key; the document itself where it is the first, or not alive.
 
     keys(): yields uint64 [documents of a part, 2], part by part; called once or more. alive: bool [N].
     """
-    first = np.arange(len(alive))
+    first = _own_indices(len(alive))
     for documents, part in _pieces(keys, alive, max_bytes):
         order = np.lexsort((part[:, 1], part[:, 0]))             # stable: documents stay in reading order
         leaders = _leaders(documents[order], part[order])
@@ -34,14 +34,14 @@ def exact_first(keys: Column, alive: np.ndarray, max_bytes: int = MAX_BYTES) -> 
 
 def near_clusters(columns: Callable[[int], Iterator[np.ndarray]], alive: np.ndarray, bands: int, max_bytes: int = MAX_BYTES,
                   verify: Optional[Similar] = None) -> np.ndarray:
-    """int64 [N]: the first document of each document's cluster (itself where it is alone, or not alive).
+    """[N]: the first document of each document's cluster (itself where it is alone, or not alive).
 
     Documents whose keys agree in any band are linked, and links are followed: clusters are connected components.
     columns(band): yields uint64 [documents of a part], part by part; called once or more for each band. alive: bool [N].
     verify(left, right): bool [n], which pairs of documents (int64 [n] each) are truly alike. Asked of each document with
     the first and with the previous one of the same key, unless they are linked already; at most two pairs a document.
     """
-    label = np.arange(len(alive))
+    label = _own_indices(len(alive))
     for band in range(bands):
         for documents, part in _pieces(lambda: columns(band), alive, max_bytes):
             order = np.argsort(part, kind="stable")
@@ -55,6 +55,11 @@ def near_clusters(columns: Callable[[int], Iterator[np.ndarray]], alive: np.ndar
                 _link_similar(label, documents[later - 1], documents[later], verify)
     _flatten(label)
     return label
+
+
+def _own_indices(documents: int) -> np.ndarray:
+    """0, 1, 2 ..., uint32 where that is enough: half the memory."""
+    return np.arange(documents, dtype=np.uint32 if documents < 2**32 else np.int64)
 
 
 def _link_similar(label: np.ndarray, left: np.ndarray, right: np.ndarray, verify: Similar) -> None:
@@ -101,7 +106,7 @@ def link(label: np.ndarray, left: np.ndarray, right: np.ndarray) -> None:
     made at once: of two roots the later one points to the earlier (the earliest, where several ask); then again for the
     links that this left open. Paths are halved on the way (Shiloach & Vishkin 1982; Tarjan & van Leeuwen 1984).
     """
-    ends = np.stack([left, right])
+    ends = np.stack([left, right]).astype(label.dtype)
     while ends.size:
         ends = _roots(label, ends)
         ends = ends[:, ends[0] != ends[1]]

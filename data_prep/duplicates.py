@@ -16,11 +16,12 @@ from data_prep.measured import Measured
 from data_prep.minhash import jaccard
 
 PAIRS = 4096            # compared at a time
+CHUNK = 1 << 20         # documents worked on at a time where that spares memory
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Arrays [documents]. exact, near: bool, dropped as such. cluster: int64, first document of the cluster in reading
+    """Arrays [documents]. exact, near: bool, dropped as such. cluster: whole numbers, first document of the cluster in reading
     order (its own index where it is alone). keys: uint64, smallest document key of the cluster; it decides the split.
     """
 
@@ -32,19 +33,29 @@ class Duplicates:
 
 def find_duplicates(measured: Measured, data: Any, alive: np.ndarray) -> Duplicates:
     """Duplicates among the documents that are ``alive`` (bool [documents])."""
-    index = np.arange(len(measured))
     first = exact_first(lambda: _pairs(measured), alive)
-    exact = alive & (first != index) & (data.exact_dedup | measured.held[first])
+    copy = first != np.arange(len(first), dtype=first.dtype)
+    exact = alive & copy & (data.exact_dedup | measured.held[first])
     cluster, near = first, np.zeros(len(measured), bool)
     if data.near_dedup.mode != "off":
-        left = alive & (first == index)
-        label = near_clusters(lambda band: _band(measured, band), left, data.near_dedup.bands, verify=_verifier(measured, data))
+        original = alive & ~copy
+        label = near_clusters(lambda band: _band(measured, band), original, data.near_dedup.bands,
+                              verify=_verifier(measured, data))
         cluster = label[first]
-        near = alive & ~exact & (cluster != index) & ((data.near_dedup.mode == "drop") & left | measured.held[cluster])
-    keys = measured.column("key_high").astype(np.uint64)
-    smallest = keys.copy()
-    np.minimum.at(smallest, cluster[alive], keys[alive])
-    return Duplicates(exact, near, cluster, smallest[cluster])
+        later = cluster != np.arange(len(cluster), dtype=cluster.dtype)
+        near = alive & ~exact & later & ((data.near_dedup.mode == "drop") & original | measured.held[cluster])
+    keys = measured.column("key_high")
+    _share_smallest(keys, cluster, alive)
+    return Duplicates(exact, near, cluster, keys)
+
+
+def _share_smallest(keys: np.ndarray, cluster: np.ndarray, alive: np.ndarray) -> None:
+    """Give every document the smallest key of the living documents of its cluster, in place."""
+    chunks = [slice(low, low + CHUNK) for low in range(0, len(keys), CHUNK)]
+    for chunk in chunks:
+        np.minimum.at(keys, cluster[chunk][alive[chunk]], keys[chunk][alive[chunk]])
+    for chunk in chunks:
+        keys[chunk] = keys[cluster[chunk]]
 
 
 def _pairs(measured: Measured) -> Iterator[np.ndarray]:

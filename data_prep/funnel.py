@@ -26,10 +26,10 @@ def account_rows(account: dict[str, int], fates: list[str], fate: np.ndarray, si
     lengthen) are rows of their own, so that bytes read = normalised away + edited away + dropped + kept.
     """
     documents = np.bincount(fate, minlength=len(fates))
-    size = np.bincount(fate, weights=sizes, minlength=len(fates)).astype(np.int64)
-    kept = {"documents": int(documents[:2].sum()), "bytes": int(size[:2].sum())}
+    size = [int(sizes[fate == code].sum(dtype=np.int64)) for code in range(len(fates))]
+    kept = {"documents": int(documents[:2].sum()), "bytes": sum(size[:2])}
     assert account["read_documents"] == account["empty_documents"] + documents.sum(), "documents in = kept + dropped"
-    assert account["read_bytes"] == account["normalised_bytes"] + account["edited_bytes"] + size.sum(), \
+    assert account["read_bytes"] == account["normalised_bytes"] + account["edited_bytes"] + sum(size), \
         "bytes in = normalised + edited + dropped + kept"
     return [
         {"rule": "read", "documents": account["read_documents"], "bytes": account["read_bytes"]},
@@ -38,7 +38,7 @@ def account_rows(account: dict[str, int], fates: list[str], fate: np.ndarray, si
         {"rule": "edits", "dropped_documents": 0, "dropped_bytes": account["edited_bytes"],
          "changed_documents": account["edited_documents"]},
         {"rule": "empty", "dropped_documents": account["empty_documents"], "dropped_bytes": 0},
-        *({"rule": name, "dropped_documents": int(documents[code]), "dropped_bytes": int(size[code])}
+        *({"rule": name, "dropped_documents": int(documents[code]), "dropped_bytes": size[code]}
           for code, name in enumerate(fates) if code > 1),
         {"rule": "kept", **kept},
     ]

@@ -43,8 +43,12 @@ class Measured:
 
     def column(self, name: str) -> np.ndarray:
         """One column of all documents, [documents]."""
-        parts = [columns[name] for columns in self.columns(name)]
-        return np.concatenate(parts) if parts else np.zeros(0, np.int64)
+        whole = np.zeros(0, np.int64)
+        for first, columns in zip(self.first, self.columns(name)):
+            if first == 0:
+                whole = np.empty(len(self), columns[name].dtype)        # filled in place: no moment holds it twice
+            whole[first:first + len(columns[name])] = columns[name]
+        return whole
 
     def rows(self, indices: np.ndarray, *names: str) -> list[dict[str, Any]]:
         """The named columns of a few documents (int64, any order, repeats allowed) as plain values, in that order.

@@ -9,7 +9,7 @@ Decides the fate of every document, and changes no text. Writes
     contamination.jsonl       documents dropped for an evaluation set: origin, set, ngram
 
 and ``manifest.json`` with provenance, the funnel (documents in = kept + dropped by rule), samples of what each rule
-dropped, and the size of the splits. Memory: about 60 bytes a document, whatever their length.
+dropped, and the size of the splits. Memory: about 40 bytes a document, whatever their length.
 """
 
 from __future__ import annotations

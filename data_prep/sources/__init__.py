@@ -39,19 +39,21 @@ def open_source(data: Any) -> Source:
         if not data.packages:
             raise DataError("data.packages is empty; name installed packages, as in data.packages=[torch,numpy]")
         packages = [find_package(name) for name in dict.fromkeys(data.packages)]
-        provenance = {"packages": {package.name: package.version for package in packages}}
+        provenance = {"packages": {package.name: package.version for package in packages},
+                      "licence": data.licence or {package.name: package.licence for package in packages}}
         return Source({"source": "installed-docs", **provenance}, batched(read_docstrings(packages)), decoder)
     if data.source == "files":
         paths = expand(list(data.files))
-        return Source({"source": "files", "text_field": data.text_field, "files": describe(paths)},
+        return Source({"source": "files", "licence": data.licence, "text_field": data.text_field, "files": describe(paths)},
                       read_files(paths, data.text_field, decoder), decoder)
     if data.source == "hub":
         if not data.dataset:
             raise DataError("data.dataset is not set; name a Hugging Face dataset, "
                             "as in data.dataset=HuggingFaceFW/fineweb-edu")
         provenance, batches = read_mirror(data, decoder) if data.mirror else read_hub(data)
-        return Source({"source": "hub", "dataset": data.dataset, "subset": data.subset, "split": data.split,
-                       "text_field": data.text_field, **provenance}, batches, decoder)
+        provenance.update(source="hub", dataset=data.dataset, subset=data.subset, split=data.split, licence=data.licence,
+                          text_field=data.text_field)
+        return Source(provenance, batches, decoder)
     raise DataError(f"data.source: {data.source!r} is unknown; known are installed-docs, files, hub")
 
 

@@ -26,11 +26,12 @@ MIN_FILES_FOR_TWO = 200         # below this many files starting a second proces
 
 @dataclass(frozen=True)
 class Package:
-    """An installed package: its import name, version (None: unknown) and where its files lie."""
+    """An installed package: its import name, version and licence (None: unknown), and where its files lie."""
 
     name: str
     version: str | None
     roots: tuple[Path, ...]
+    licence: str | None = None
 
 
 def find_package(name: str) -> Package:
@@ -54,10 +55,17 @@ def find_package(name: str) -> Package:
     if not roots:
         raise DataError(f"data.packages: {name!r} has no Python source to read; take it out of data.packages")
     try:
-        version = importlib.metadata.version(top)
+        metadata = importlib.metadata.metadata(top)
     except importlib.metadata.PackageNotFoundError:
-        version = None
-    return Package(name, version, tuple(sorted(roots)))
+        return Package(name, None, tuple(sorted(roots)))
+    return Package(name, metadata["Version"], tuple(sorted(roots)), _licence(metadata))
+
+
+def _licence(metadata: importlib.metadata.PackageMetadata) -> str | None:
+    """As the package states it: a licence expression (PEP 639), the first line of the older field, or a classifier."""
+    stated = metadata.get("License-Expression") or (metadata.get("License") or "").strip().partition("\n")[0]
+    classifiers = [line.rpartition(" :: ")[2] for line in metadata.get_all("Classifier", []) if line.startswith("License ::")]
+    return stated or ", ".join(classifiers) or None
 
 
 def source_files(package: Package) -> list[tuple[str, str]]:

@@ -63,11 +63,15 @@ def read_mirror(data: Any, decoder: TextDecoder) -> tuple[dict[str, Any], Iterat
 
 
 def read_hub(data: Any) -> tuple[dict[str, Any], Iterator[pa.RecordBatch]]:
-    """(provenance, batches) of ``data.dataset``, streamed with the ``datasets`` library."""
-    return {"revision": data.revision}, batched(_stream(data))
+    """(provenance, batches) of ``data.dataset``, streamed with the ``datasets`` library.
+
+    What the hub states of the licence enters the provenance when reading begins.
+    """
+    provenance = {"revision": data.revision, "hub_licence": None}
+    return provenance, batched(_stream(data, provenance))
 
 
-def _stream(data: Any) -> Iterator[tuple[str, str]]:
+def _stream(data: Any, provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:
     import datasets                               # slow to import, and only this source needs it
     from huggingface_hub.errors import HfHubHTTPError
 
@@ -78,6 +82,7 @@ def _stream(data: Any) -> Iterator[tuple[str, str]]:
         if builder.name not in ("parquet", "json"):
             raise DataError(f"data.dataset: {data.dataset} is stored as {builder.name!r}; only parquet and JSON "
                             f"datasets are read: take its parquet version (data.revision=refs/convert/parquet), or {ELSEWHERE}")
+        provenance["hub_licence"] = builder.info.license or None
         stream = builder.as_streaming_dataset(split=data.split)
         for example in stream:
             if data.text_field not in example:

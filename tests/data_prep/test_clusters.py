@@ -54,7 +54,7 @@ def test_clusters_are_connected_components_in_any_number_of_pieces(corpus, pairs
     expected = components(len(alive), candidates(table, alive))
     for limit in (1 << 30, PAIR_BYTES * pairs_at_once):
         label = near_clusters(lambda band: iter(np.split(table[:, band], cuts)), alive, table.shape[1], limit)
-        assert label.dtype == np.int64 and label.tolist() == expected
+        assert label.dtype == np.uint32 and label.tolist() == expected
 
 
 @settings(deadline=None)

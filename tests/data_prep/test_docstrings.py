@@ -1,6 +1,7 @@
 """installed-docs: what is found, in a fixed order, without importing anything."""
 
 import ast
+import email.message
 import importlib.util
 import inspect
 import sys
@@ -144,3 +145,14 @@ def test_missing_packages(monkeypatch):
     monkeypatch.setitem(sys.modules, "half_made", types.ModuleType("half_made"))
     with pytest.raises(DataError, match="'half_made' is not installed"):
         find_package("half_made")
+
+
+@pytest.mark.parametrize("headers, licence", [
+    ({"License-Expression": "MIT", "License": "old words"}, "MIT"), ({"License": " BSD\nand its whole text"}, "BSD"),
+    ({"Classifier": "License :: OSI Approved :: Apache Software License"}, "Apache Software License"), ({}, None)])
+def test_licence_as_the_package_states_it(headers, licence):
+    metadata = email.message.Message()
+    for name, value in headers.items():
+        metadata[name] = value
+    assert docstrings._licence(metadata) == licence
+    assert find_package("numpy").licence and find_package("numpy").version

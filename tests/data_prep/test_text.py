@@ -200,7 +200,8 @@ def test_installed_docs_end_to_end(tmp_path):
     data = Data(packages=["json", "logging", "email", "unittest"], validation_fraction=0.1)
     prepare(data, tmp_path / "text", said.append)
     manifest = json.loads((tmp_path / "text/manifest.json").read_text())
-    assert manifest["source"] == {"source": "installed-docs", "packages": dict.fromkeys(data.packages)}
+    unknown = dict.fromkeys(data.packages)                                  # the standard library has no metadata of its own
+    assert manifest["source"] == {"source": "installed-docs", "packages": unknown, "licence": unknown}
     assert manifest["splits"]["train"]["documents"] > 100
     assert len(said) == 2 and all("documents read" in line for line in said)
 
