@@ -80,6 +80,8 @@ def measure_corpus(data: Any, out: Path, key: str, say: Callable[[str], None]) -
     account = Counter(dict.fromkeys(ACCOUNT, 0))
     for marker in made:
         account.update(marker["account"])
+    stored = sum(marker["documents"] for marker in made)
+    assert account["read_documents"] == account["empty_documents"] + stored, "documents in = stored + empty"
     write_manifest(out, {
         "version": 1, "source": _provenance(source, held), "account": dict(account),
         "edits": edits.rows([marker["edits"] for marker in made]),
