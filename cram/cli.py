@@ -74,6 +74,9 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"cram {__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if (near := difflib.get_close_matches(" ".join(arguments[:2]), [" ".join(look) for look in LOOKS], n=1, cutoff=0.8)) \
+            and verb in VERBS and tuple(arguments[:2]) not in LOOKS:
+        raise CramError(f"unknown verb '{verb} {rest[0]}'; did you mean 'cram {near[0]}'?")
     if verb not in VERBS:
         near = difflib.get_close_matches(verb, VERBS, n=1)
         hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join(VERBS)}"
@@ -110,8 +113,10 @@ def _inspect(parser: _Parser, arguments: list[str]) -> int:
 
     parser.description = "a page on what the data stages of a run kept and dropped, and why; the same for TensorBoard"
     parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram data")
-    config = _load(parser.parse_args(arguments).settings)
-    inspect(config, Path(config.out) / config.name, _tell)
+    settings = parser.parse_args(arguments).settings
+    config = _load(settings)
+    folders = _fresh(config, settings, "data", ("text",))
+    inspect(config.name, config.seed, folders, Path(config.out) / config.name / "inspect", _tell)
     return 0
 
 
@@ -121,14 +126,25 @@ def _evaluate_tokenizer(parser: _Parser, arguments: list[str]) -> int:
 
     parser.description = "bytes per token by domain beside other tokenizers, and what the vocabulary is used for"
     parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram tokenizer")
-    parser.add_argument("--texts", nargs="+", type=Path, default=[], metavar="FILE", help="more texts to compare on: .txt or .jsonl")
+    parser.add_argument("--texts", nargs="+", type=Path, default=[], metavar="FILE",
+                        help="more texts to compare on: .txt or .jsonl")
     parser.add_argument("--references", nargs="+", type=Path, default=[], metavar="FILE",
                         help="tokenizer.json files to compare with, such as GPT-2's")
     options = parser.parse_intermixed_args(arguments)
-    config = _load(options.settings)
-    links = Path(config.out) / config.name
-    print(to_markdown(evaluate(links / "tokenizer", links / "text", {path.name: path for path in options.texts}, options.references)))
+    folders = _fresh(_load(options.settings), options.settings, "tokenizer", ("text", "tokenizer"))
+    texts = {path.name: path for path in options.texts}
+    print(to_markdown(evaluate(folders["tokenizer"], folders["text"], texts, options.references)))
     return 0
+
+
+def _fresh(config, settings: Sequence[str], target: str, needed: Sequence[str]) -> dict[str, Path]:
+    """Folders of the results that are there for this very configuration; CramError when one of ``needed`` is not."""
+    plans = {plan.stage.name: plan for plan in Runner(STAGES, config, _tell).plan(target)}
+    for name in needed:
+        if plans[name].state != "fresh":
+            raise CramError(f"{name} is not there for this configuration ({plans[name].reason}); "
+                            f"run: {shlex.join(['cram', name, *settings])}")
+    return {name: plan.folder for name, plan in plans.items() if plan.state == "fresh"}
 
 
 LOOKS = {("data", "inspect"): _inspect, ("tokenizer", "evaluate"): _evaluate_tokenizer}

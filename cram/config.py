@@ -84,13 +84,19 @@ def find(path: str | Path) -> Path:
     given = Path(path)
     if given.suffix in (".yaml", ".yml") and given.is_file():
         return given
-    shipped = {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))}
+    shipped = _shipped()
     name = given.as_posix().removesuffix(".yaml").removeprefix("configs/")
     if name in shipped:
         return _short(shipped[name])
-    near = difflib.get_close_matches(name, shipped, n=1)
+    here = Path(f"{path}.yaml")
+    near = [str(here)] if here.is_file() else difflib.get_close_matches(name, shipped, n=1)
     hint = f"did you mean '{near[0]}'?" if near else f"give a .yaml file or one that is shipped: {', '.join(shipped)}"
     raise CramError(f"{path}: no such configuration; {hint}")
+
+
+def _shipped() -> dict[str, Path]:
+    """Name -> file: demo, filters/fineweb ..."""
+    return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))}
 
 
 def assign(config: Config, key: str, value: Any) -> None:
@@ -171,16 +177,26 @@ def _read(path: Path, chain: tuple[Path, ...] = ()) -> Iterator[tuple[str, yaml.
             bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
             if not bases or not all(isinstance(base, yaml.ScalarNode) and base.value for base in bases):
                 raise CramError(f"{place}: extends: expected the path of a YAML file, or a list of them, got {describe(value)}")
-            for base in (path.parent / node.value for node in bases):
-                if not base.is_file():
-                    raise CramError(f"{place}: extends: no file {base}; the path is relative to {path.name}")
-                yield from _read(base, (*chain, path.resolve()))
+            for base in (node.value for node in bases):
+                yield from _read(_extended(base, path, place), (*chain, path.resolve()))
     seen: dict[str, str] = {}
     for key, node, place in _flatten(root, path):
         if key in seen:
             raise CramError(f"{place}: {key} was already set in line {seen[key].rsplit(':', 1)[1]}; keep one")
         seen[key] = place
         yield key, node, place
+
+
+def _extended(base: str, path: Path, place: str) -> Path:
+    """The file that ``extends: base`` in ``path`` means: beside it, or one that is shipped."""
+    beside = path.parent / base
+    if beside.is_file():
+        return beside
+    shipped = _shipped()
+    if base not in shipped:
+        raise CramError(f"{place}: extends: no file {beside}; the path is relative to {path.name}, or the name of a shipped "
+                        f"configuration: {', '.join(shipped)}")
+    return _short(shipped[base])
 
 
 def _flatten(mapping: yaml.MappingNode, path: Path, prefix: str = "") -> Iterator[tuple[str, Optional[yaml.Node], str]]:

@@ -56,7 +56,8 @@ def choose_device(train) -> Device:
     precision = train.precision
     if precision == "auto":
         precision = "fp32" if kind == "cpu" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
-    name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None) if kind == "cuda" else None
     return Device(kind, name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
                   train.compile == "on" or (train.compile == "auto" and kind == "cuda"), peak)

@@ -27,11 +27,24 @@ details { margin: .3rem 0; } details details { margin-left: .8rem; } summary { o
 .figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)); gap: 0 1.5rem; }
 .figures > div { break-inside: avoid; } .pair { display: grid; grid-template-columns: 1fr 1fr; gap: .8rem; }
 ins { background: var(--ins); text-decoration: none; }
-del { background: var(--del); text-decoration: none; } 
+del { background: var(--del); text-decoration: none; }
 @media (max-width: 40rem) { .pair { grid-template-columns: 1fr; } .bars { width: 3rem; }
-  td:first-child { min-width: 7rem; white-space: normal; overflow-wrap: anywhere; } }
+  td:first-child { min-width: 7rem; white-space: normal; overflow-wrap: anywhere; }
+  .stacked, .stacked tbody { display: block; } .stacked tr { display: grid; gap: 0 .8rem; padding: .4rem 0;
+    grid-template-columns: repeat(auto-fill, minmax(6.2rem, 1fr)); border-bottom: 1px solid var(--line); }
+  .stacked td { border: 0; padding: 0; text-align: left; }
+  .stacked td:first-child, .stacked td:has(.bars) { grid-column: 1 / -1; } .stacked td:first-child { font-weight: 600; }
+  .stacked tr:first-child, .stacked td:empty { display: none; } .stacked .bars { width: 100%; }
+  .stacked td::before { content: attr(data-is); display: block; font-size: .75rem; opacity: .75; }
+  .stacked td:first-child::before { content: none; } }
 @media print { .bar, svg, ins, del { print-color-adjust: exact; } details::details-content { content-visibility: visible; } }
 """
+STACKED = 5          # columns from which a table's rows become blocks on a narrow screen
+EXPLAINED = {
+    "edit: blank": "edit: blank are blank lines, and spaces around lines, that the line edits remove",
+    "validation_surplus": "validation_surplus are held-out documents beyond data.validation_max_bytes: never trained on",
+    "max_tokens_per_char": "max_tokens_per_char is judged last, on what the other rules leave, when it is tokenised; "
+                           "documents of data.validation_files are not judged"}
 MARKS = {"-": "del", "+": "ins"}
 
 
@@ -78,11 +91,17 @@ def _p(text: str) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Cells are HTML; those whose column begins with '#' in the header are numbers, set flush right."""
+    """Cells are HTML; those whose column begins with '#' in the header are numbers, set flush right.
+
+    A row of a table of many columns becomes a block where the screen is narrow; each cell brings the name of its column.
+    """
+    names, stacked = [title.lstrip("#") for title in header], len(header) >= STACKED
     side = [' class="n"' if title.startswith("#") else "" for title in header]
-    lines = ["".join(f"<th{at}>{title.lstrip('#')}</th>" for title, at in zip(header, side))]
-    lines += ["".join(f"<td{at}>{cell}</td>" for cell, at in zip(row, side)) for row in rows]
-    return '<div class="wide"><table>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
+    marks = [f'{at} data-is="{_e(name)}"' for name, at in zip(names, side)] if stacked else side
+    lines = ["".join(f"<th{at}>{name}</th>" for name, at in zip(names, side))]
+    lines += ["".join(f"<td{mark}>{cell}</td>" for cell, mark in zip(row, marks)) for row in rows]
+    kind = ' class="stacked"' if stacked else ""
+    return f'<div class="wide"><table{kind}>' + "".join(f"<tr>{line}</tr>" for line in lines) + "</table></div>"
 
 
 def _bar(share: float) -> str:
@@ -143,10 +162,11 @@ def _funnel(found: dict[str, Any]) -> str:
     kept = steps[-1]
     lead = (f"<p>{read['documents']:,} documents ({_size(read['bytes'])}) were read; {kept['documents']:,} are kept "
             f"({_percent(kept['documents'], read['documents'])}), {_percent(kept['bytes'], read['bytes'])} of the bytes.</p>")
-    header = ["step", "bytes left", "#documents left", "#lost", "#text left", "#lost", "#changed", *["#tokens"] * bool(rate)]
+    header = ["step", "", "#documents left", "#lost", "#text left", "#text lost", "#changed", *["#tokens left"] * bool(rate)]
     notes = [how.format(rate or 0), "Changed: documents whose text a step altered"]
+    explained = [EXPLAINED[step["step"]] for step in steps if step["step"] in EXPLAINED and step["step"] not in idle]
     notes += [f"Without effect: {', '.join(idle)}"] if idle else []
-    return lead + _table(header, rows) + _p(_e(". ".join(notes) + "."))
+    return lead + _table(header, rows) + "".join(_p(_e(line + ".")) for line in [". ".join(notes), *explained])
 
 
 def _rules(found: dict[str, Any]) -> str:

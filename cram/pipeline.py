@@ -60,13 +60,20 @@ def measure_facts(config) -> dict:
         files += _matching(data.files)
     elif data.source == "hub" and data.mirror is not None and data.dataset is not None:
         files += [*(Path(data.mirror) / data.dataset).rglob("*"), *Path(data.mirror).glob(f"{data.dataset}.*")]
-    versions = {name: _version(name) for name in data.packages} if data.source == "installed-docs" else {}
+    packages = [*data.packages] if data.source == "installed-docs" else []
+    packages += ["py3langid"] * data.identify_language + ["ftfy"] * data.edits.mojibake
+    versions = {name: _version(name) for name in packages}
     return {**versions, **{str(path): f"{path.stat().st_size} bytes of {path.stat().st_mtime_ns}"
                            for path in sorted({*files}) if path.is_file()}}
 
 
 def _matching(patterns: list[str]) -> list[Path]:
     return [Path(name) for pattern in patterns for name in glob.glob(pattern, recursive=True)]
+
+
+def tokenizers_version(config) -> dict:
+    """The library that trains decides what comes out."""
+    return {"tokenizers": _version("tokenizers")}
 
 
 def row_tokens(config) -> dict:
@@ -91,9 +98,11 @@ def _except(*names: str) -> tuple[str, ...]:
 
 # What decides about the documents that were measured; all other keys of the data section are about measuring.
 _DECIDING = ("data.filters", "data.exact_dedup", "data.near_dedup.mode", "data.near_dedup.verify", "data.validation_fraction",
-             "data.validation_max_bytes")
+             "data.validation_max_bytes", "data.licence")
 _PACKING = ("data.packing", "data.filters.max_tokens_per_char")
 _RUNNING = ("data.engine", "data.workers")      # where the work is done: without effect on what comes out
+_TOLD = ("data.source", "data.validation_files", "data.validation_fraction", "data.validation_max_bytes")   # in messages alone
+_MIRROR = ("data.mirror",)                      # what is read from it is among the facts
 _BESIDE_TRAINING = ("name", "out", "data", "tokenizer", "evaluate", "telemetry", "train.checkpoint_every",
                     "train.checkpoint_every_steps", "train.keep_checkpoints")
 
@@ -104,13 +113,15 @@ def _data_keys(*without: str) -> tuple[str, ...]:
 
 
 STAGES = (
-    Stage("measure", 1, inputs=(), function=_measure, facts=measure_facts, resumable=True, free=_RUNNING,
-          keys=(*_data_keys(*_DECIDING, *_PACKING, *_RUNNING), "data.filters.bad_words")),
-    Stage("text", 2, inputs=("measure",), function=_text, free=("data.source", "data.near_dedup", "data.decontaminate"),
+    Stage("measure", 1, inputs=(), function=_measure, facts=measure_facts, resumable=True,
+          free=(*_RUNNING, *_MIRROR, "data.filters.languages"),
+          keys=(*_data_keys(*_DECIDING, *_PACKING, *_RUNNING, *_MIRROR), "data.filters.bad_words")),
+    Stage("text", 2, inputs=("measure",), function=_text,
+          free=("data.source", "data.near_dedup", "data.decontaminate", "data.validation_files"),
           keys=tuple(key for key in keys_under(_DECIDING) if key not in _PACKING)),
-    Stage("tokenizer", 2, inputs=("text",), function=_tokenizer, keys=("tokenizer",)),
-    Stage("data", 2, inputs=("text", "tokenizer"), function=_data, facts=row_tokens, resumable=True, keys=_PACKING,
-          free=(*_RUNNING, "train.sequence_length")),
+    Stage("tokenizer", 2, inputs=("text",), function=_tokenizer, facts=tokenizers_version, keys=("tokenizer",)),
+    Stage("data", 3, inputs=("text", "tokenizer"), function=_data, facts=row_tokens, resumable=True, keys=_PACKING,
+          free=(*_RUNNING, *_TOLD, "train.sequence_length")),
     Stage("pretrain", 1, inputs=("tokenizer", "data"), function=_pretrain, resumable=True, precious=True,
           keys=_except(*_BESIDE_TRAINING), free=_BESIDE_TRAINING),
     Stage("evaluate", 1, inputs=("tokenizer", "data", "pretrain"), function=_evaluate,

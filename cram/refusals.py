@@ -109,6 +109,19 @@ def _data(config: Config, places: dict[str, str]):
     if filters.languages and not data.identify_language:
         yield (("data.filters.languages", "data.identify_language"),
                "data.filters.languages needs data.identify_language=true, which measures them")
+    if data.part_bytes > 1_000_000_000:
+        yield ("data.part_bytes",), f"data.part_bytes {data.part_bytes:,} is over 1,000,000,000, more than one Arrow array holds"
+    if data.decontaminate and filters.max_contaminated_ngrams is None:
+        yield (("data.filters.max_contaminated_ngrams", "data.decontaminate"),
+               "data.decontaminate does nothing with data.filters.max_contaminated_ngrams=null; set it to 0")
+    if filters.order:
+        from data_prep.errors import DataError
+        from data_prep.filters import check_order
+
+        try:
+            check_order(filters.order)
+        except DataError as error:
+            yield ("data.filters.order",), str(error)
     if data.near_dedup.bands > 100:
         yield ("data.near_dedup.bands",), f"data.near_dedup.bands {data.near_dedup.bands} is over 100, the most that are stored"
     if data.mirror is None and data.decontaminate:

@@ -66,37 +66,49 @@ class Filters:
     max_removed_words: Optional[float] = key(
         None, "drop documents of which data.edits removed a larger share of words (RefinedWeb: 0.05)")
     # Gopher quality: Rae et al. 2021, section A1.1
-    min_words: Optional[int] = key(None, "words with at least one character that is no punctuation (Gopher: 50)")
-    max_words: Optional[int] = key(None, "(Gopher: 100,000)")
-    min_mean_word_length: Optional[float] = key(None, "characters (Gopher: 3)")
-    max_mean_word_length: Optional[float] = key(None, "characters (Gopher: 10)")
-    max_hash_ratio: Optional[float] = key(None, "'#' a word (Gopher: 0.1)")
-    max_ellipsis_ratio: Optional[float] = key(None, "'...' and '…' a word (Gopher: 0.1)")
-    max_bullet_lines: Optional[float] = key(None, "share of lines that begin with a bullet (Gopher: 0.9)")
-    max_ellipsis_lines: Optional[float] = key(None, "share of lines that end in an ellipsis (Gopher: 0.3)")
-    min_alpha_words: Optional[float] = key(None, "share of words with at least one letter (Gopher: 0.8)")
-    min_stop_words: Optional[int] = key(None, "different words of: the be to of and that have with (Gopher: 2)")
+    min_words: Optional[int] = key(
+        None, "drop documents with fewer words (of at least one character that is no punctuation; Gopher: 50)")
+    max_words: Optional[int] = key(None, "drop documents with more such words (Gopher: 100,000)")
+    min_mean_word_length: Optional[float] = key(
+        None, "drop documents whose words are shorter on average, characters (Gopher: 3)")
+    max_mean_word_length: Optional[float] = key(
+        None, "drop documents whose words are longer on average, characters (Gopher: 10)")
+    max_hash_ratio: Optional[float] = key(None, "drop documents with more '#' a word (Gopher: 0.1)")
+    max_ellipsis_ratio: Optional[float] = key(None, "drop documents with more '...' and '…' a word (Gopher: 0.1)")
+    max_bullet_lines: Optional[float] = key(
+        None, "drop documents with a larger share of lines that begin with a bullet (Gopher: 0.9)")
+    max_ellipsis_lines: Optional[float] = key(
+        None, "drop documents with a larger share of lines that end in an ellipsis (Gopher: 0.3)")
+    min_alpha_words: Optional[float] = key(None, "drop documents with a smaller share of words with a letter (Gopher: 0.8)")
+    min_stop_words: Optional[int] = key(
+        None, "drop documents with fewer different words of: the be to of and that have with (Gopher: 2)")
     # Gopher repetition: Rae et al. 2021, table A1
-    max_duplicate_lines: Optional[float] = key(None, "share of lines that repeat an earlier one (Gopher: 0.3)")
-    max_duplicate_paragraphs: Optional[float] = key(None, "share of paragraphs that repeat an earlier one (Gopher: 0.3)")
-    max_duplicate_line_chars: Optional[float] = key(None, "share of characters in such lines (Gopher: 0.2)")
-    max_duplicate_paragraph_chars: Optional[float] = key(None, "share of characters in such paragraphs (Gopher: 0.2)")
-    max_top_2gram_chars: Optional[float] = key(None, "share of characters in the most frequent 2-gram of words (Gopher: 0.20)")
+    max_duplicate_lines: Optional[float] = key(
+        None, "drop documents with a larger share of lines that repeat an earlier one (Gopher: 0.3)")
+    max_duplicate_paragraphs: Optional[float] = key(
+        None, "drop: larger share of paragraphs that repeat an earlier one (Gopher: 0.3)")
+    max_duplicate_line_chars: Optional[float] = key(None, "drop: larger share of characters in such lines (Gopher: 0.2)")
+    max_duplicate_paragraph_chars: Optional[float] = key(
+        None, "drop: larger share of characters in such paragraphs (Gopher: 0.2)")
+    max_top_2gram_chars: Optional[float] = key(
+        None, "drop: larger share of characters in the most frequent 2-gram of words (Gopher: 0.20)")
     max_top_3gram_chars: Optional[float] = key(None, "3-gram (Gopher: 0.18)")
     max_top_4gram_chars: Optional[float] = key(None, "4-gram (Gopher: 0.16)")
     max_duplicate_5gram_chars: Optional[float] = key(
-        None, "share of characters in 5-grams of words that repeat an earlier one (Gopher: 0.15)")
+        None, "drop: larger share of characters in 5-grams of words that repeat an earlier one (Gopher: 0.15)")
     max_duplicate_6gram_chars: Optional[float] = key(None, "6-grams (Gopher: 0.14)")
     max_duplicate_7gram_chars: Optional[float] = key(None, "7-grams (Gopher: 0.13)")
     max_duplicate_8gram_chars: Optional[float] = key(None, "8-grams (Gopher: 0.12)")
     max_duplicate_9gram_chars: Optional[float] = key(None, "9-grams (Gopher: 0.11)")
     max_duplicate_10gram_chars: Optional[float] = key(None, "10-grams (Gopher: 0.10)")
     # FineWeb: Penedo et al. 2024, section 3.6
-    min_punctuated_lines: Optional[float] = key(None, "share of lines that end in punctuation (FineWeb: 0.12)")
-    max_short_lines: Optional[float] = key(None, "share of lines of at most 30 characters (FineWeb: 0.67)")
+    min_punctuated_lines: Optional[float] = key(
+        None, "drop documents with a smaller share of lines that end in punctuation (FineWeb: 0.12)")
+    max_short_lines: Optional[float] = key(
+        None, "drop documents with a larger share of lines of at most 30 characters (FineWeb: 0.67)")
     max_duplicated_line_chars: Optional[float] = key(
-        None, "share of characters in duplicated lines, copies only (FineWeb: 0.1, in its code 0.01)")
-    max_newline_ratio: Optional[float] = key(None, "newlines a word (FineWeb: 0.3)")
+        None, "drop: larger share of characters in duplicated lines, copies only (FineWeb: 0.1, in its code 0.01)")
+    max_newline_ratio: Optional[float] = key(None, "drop documents with more newlines a word (FineWeb: 0.3)")
     max_contaminated_ngrams: Optional[int] = key(
         0, "drop documents that share more 13-grams of words with data.decontaminate (GPT-3, Brown et al. 2020, appendix C)")
     max_tokens_per_char: Optional[float] = key(
@@ -116,7 +128,8 @@ class NearDedup:
     rows: int = key(
         8, "values a band: probability 1 - (1 - J^rows)^bands at Jaccard similarity J (FineWeb: 14 x 8, 0.92 at 0.8)")
     verify: Optional[float] = key(
-        None, "compare the shingles of each candidate pair and ask for this Jaccard similarity; null: trust the bands")
+        None, "ask for this Jaccard similarity of the shingles, of each candidate with the first and the previous one of its band; "
+        "null: trust the bands")
 
 
 @dataclass

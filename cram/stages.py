@@ -30,6 +30,7 @@ from cram.explain import show
 from cram.schema import Config
 
 Say = Callable[[str], None]
+MOST_REASONS = 4            # told; the rest is counted
 
 
 class UndeclaredKey(LookupError):
@@ -173,7 +174,8 @@ class Runner:
                     reasons.append(f"changed: {key} {_brief(before)} -> {_brief(now)}")
         reasons += [f"input changed: {name}" for name, digest in identity["inputs"].items()
                     if old["inputs"].get(name) != digest]
-        return "; ".join(reasons) or "missing"
+        more = [f"and {len(reasons) - MOST_REASONS} more"] if len(reasons) > MOST_REASONS + 1 else []
+        return "; ".join((reasons[:MOST_REASONS] if more else reasons) + more) or "missing"
 
     # ---- running
 

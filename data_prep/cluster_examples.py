@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.measured import Measured
+from data_prep.measured import Parts
 
 LARGEST, RANDOM, COPIES = 6, 6, 3
 WORDS, BEFORE, CHARS = 80, 12, 20_000       # words shown, of these before the first difference; characters compared
@@ -36,7 +36,7 @@ def read_clusters(path: Path, first: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return documents[order], table["cluster"].to_numpy()[order]
 
 
-def cluster_report(parts: Measured, documents: np.ndarray, clusters: np.ndarray, fate: np.ndarray, fates: list[str],
+def cluster_report(parts: Parts, documents: np.ndarray, clusters: np.ndarray, fate: np.ndarray, fates: list[str],
                    seed: int) -> dict[str, Any]:
     """{"clusters", "documents", "sizes": {label: clusters}, "examples": [...]}: the largest clusters and a few by chance.
 
@@ -61,7 +61,7 @@ def _size_table(sizes: np.ndarray) -> dict[str, int]:
     return table
 
 
-def _example(parts: Measured, members: np.ndarray, fate: np.ndarray, fates: list[str]) -> dict[str, Any]:
+def _example(parts: Parts, members: np.ndarray, fate: np.ndarray, fates: list[str]) -> dict[str, Any]:
     """The first document of a cluster, and how some of its copies differ from it."""
     rows = parts.rows(members, "text", "origin")
     first, *copies = [{"origin": row["origin"], "fate": fates[fate[index]]} for row, index in zip(rows, members)]

@@ -169,17 +169,14 @@ def _hits(block: Block, sets: EvaluationSets) -> tuple[np.ndarray, np.ndarray, n
     return document, inside(block.terms, NGRAM)[0][places], owners
 
 
-def contamination(block: Block, sets: EvaluationSets) -> tuple[np.ndarray, np.ndarray]:
-    """(int32 [documents] places where an n-gram of a set stands; int16 [documents] set of the first one, -1: none)."""
-    document, _, owners = _hits(block, sets)
-    first_set = np.full(len(block), -1, np.int16)
-    first_set[document[::-1]] = owners[::-1]                      # the last to write is the first hit
-    return np.bincount(document, minlength=len(block)).astype(np.int32), first_set
+def contamination(block: Block, sets: EvaluationSets) -> np.ndarray:
+    """int32 [documents]: places where an n-gram of a set stands."""
+    return np.bincount(_hits(block, sets)[0], minlength=len(block)).astype(np.int32)
 
 
 def columns(block: Block, sets: EvaluationSets) -> dict[str, np.ndarray]:
     """contaminated_ngrams (int32), contaminated_by and contaminated_example (str; "": none) [documents]."""
-    counts, _ = contamination(block, sets)
+    counts = contamination(block, sets)
     by, example = np.full(len(block), "", object), np.full(len(block), "", object)
     for index in np.flatnonzero(counts):
         by[index], example[index] = evidence(block.texts[index], sets, 1)[0]

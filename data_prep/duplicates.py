@@ -15,8 +15,8 @@ from data_prep.clusters import exact_first, near_clusters
 from data_prep.measured import Measured
 from data_prep.minhash import jaccard
 
-PAIRS = 4096            # compared at a time
-CHUNK = 1 << 20         # documents worked on at a time where that spares memory
+PAIRS_BYTES = 16_000_000    # text of the pairs compared at a time
+CHUNK = 1 << 20             # documents worked on at a time where that spares memory
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,14 @@ class Duplicates:
 def find_duplicates(measured: Measured, data: Any, alive: np.ndarray) -> Duplicates:
     """Duplicates among the documents that are ``alive`` (bool [documents])."""
     first = exact_first(lambda: _pairs(measured), alive)
-    copy = first != np.arange(len(first), dtype=first.dtype)
-    exact = alive & copy & (data.exact_dedup | measured.held[first])
+    index = np.arange(len(first), dtype=first.dtype)
+    exact = alive & (first != index) & (data.exact_dedup | measured.held[first])
     cluster, near = first, np.zeros(len(measured), bool)
     if data.near_dedup.mode != "off":
-        original = alive & ~copy
-        label = near_clusters(lambda band: _band(measured, band), original, data.near_dedup.bands,
+        label = near_clusters(lambda band: _band(measured, band), alive & (first == index), data.near_dedup.bands,
                               verify=_verifier(measured, data))
         cluster = label[first]
-        later = cluster != np.arange(len(cluster), dtype=cluster.dtype)
-        near = alive & ~exact & later & ((data.near_dedup.mode == "drop") & original | measured.held[cluster])
+        near = alive & ~exact & (cluster != first) & ((data.near_dedup.mode == "drop") | measured.held[cluster])
     keys = measured.column("key_high")
     _share_smallest(keys, cluster, alive)
     return Duplicates(exact, near, cluster, keys)
@@ -75,11 +73,16 @@ def _verifier(measured: Measured, data: Any) -> Optional[Callable[[np.ndarray, n
     if least is None:
         return None
 
+    sizes = measured.column("bytes")
+
     def similar(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        answers = []
-        for low in range(0, len(left), PAIRS):
-            texts = [[row["text"] for row in measured.rows(side[low:low + PAIRS], "text")] for side in (left, right)]
+        ends = np.cumsum(sizes[left].astype(np.int64) + sizes[right])
+        answers, low = [np.zeros(0, bool)], 0
+        while low < len(left):
+            high = max(low + 1, int(np.searchsorted(ends, (ends[low - 1] if low else 0) + PAIRS_BYTES, side="right")))
+            texts = [[row["text"] for row in measured.rows(side[low:high], "text")] for side in (left, right)]
             answers.append(jaccard(*texts, data.near_dedup) >= least)
-        return np.concatenate(answers) if answers else np.zeros(0, bool)
+            low = high
+        return np.concatenate(answers)
 
     return similar

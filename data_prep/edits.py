@@ -21,6 +21,7 @@ import numpy as np
 
 from data_prep import masking
 from data_prep.blocks import Block, cut
+from data_prep.funnel import utf8_bytes
 from data_prep.lines import Lines
 from data_prep.mojibake import repair_text
 
@@ -111,13 +112,9 @@ def _each(texts: list[str], name: str, change: Callable[[str], tuple[str, int]],
     for text in texts:
         new, marks = change(text)
         if marks:
-            account.add(name, 1, marks, _size(text) - _size(new))
+            account.add(name, 1, marks, utf8_bytes(text) - utf8_bytes(new))
         changed.append(new)
     return changed
-
-
-def _size(text: str) -> int:
-    return len(text) if text.isascii() else len(text.encode("utf-8"))
 
 
 def _edit_lines(block: Block, active: dict[str, Any], account: Account) -> tuple[list[str], np.ndarray]:
@@ -161,7 +158,8 @@ def _count(block: Block, fate: np.ndarray, names: list[str], texts: list[str], t
     """Count the lines each rule removed, with the newline after them, and the blank space that went besides."""
     spans = block.lines
     sizes = spans.ends - spans.starts + 1
-    lost = np.array([_size(block.texts[document]) - _size(texts[document]) for document in touched.tolist()], np.int64)
+    before = (block.ends - block.starts)[touched]
+    lost = before - np.array([utf8_bytes(texts[document]) for document in touched.tolist()], np.int64)
     emptied = touched[[not texts[document] for document in touched.tolist()]]
     sizes[spans.first[emptied + 1] - 1] -= 1                    # the last line of a document has no newline
     for number, name in enumerate(names):

@@ -90,7 +90,7 @@ def active_rules(filters: Any) -> list[tuple[Rule, Any]]:
     repeated name in ``filters.order``.
     """
     rules = {rule.name: rule for rule in RULES}
-    _check_order(filters.order, list(rules))
+    check_order(filters.order)
     names = dict.fromkeys([*filters.order, *rules])
     thresholds = {name: getattr(filters, name) for name in names}
     if not filters.languages:
@@ -107,10 +107,13 @@ def decide(statistics: Mapping[str, np.ndarray], rules: Sequence[tuple[Rule, Any
     return fate
 
 
-def _check_order(order: list[str], known: list[str]) -> None:
+def check_order(order: Sequence[str]) -> None:
+    """DataError when ``data.filters.order`` names something that is no rule, or a rule twice."""
+    known = [rule.name for rule in RULES]
     for place, name in enumerate(order):
         if name not in known:
-            near = " or ".join(difflib.get_close_matches(name, known, n=2)) or ", ".join(known)
-            raise DataError(f"data.filters.order: {name!r} is no rule; did you mean {near}?")
+            near = " or ".join(difflib.get_close_matches(name, known, n=2))
+            advice = f"did you mean {near}?" if near else f"rules: {', '.join(known)}"
+            raise DataError(f"data.filters.order: {name!r} is no rule; {advice}")
         if name in order[:place]:
             raise DataError(f"data.filters.order names {name!r} twice; leave one of them out")

@@ -50,12 +50,23 @@ def check_splits(documents: dict[str, int], funnel: list[dict[str, Any]], data: 
     if read == 0:
         raise DataError(f"the corpus is empty: data.source={data.source} gave no document; check data.{_KEYS[data.source]}")
     dropped = sorted((row for row in funnel if row.get("dropped_documents")), key=lambda row: -row["dropped_documents"])
+    causes = ", ".join(f"{row['rule']} {row['dropped_documents']:,}" for row in dropped[:3])
     if kept == 0:
-        causes = ", ".join(f"{row['rule']} {row['dropped_documents']:,}" for row in dropped)
         raise DataError(f"no document is left of {read:,} read (dropped: {causes}); "
                         f"relax data.filters or data.validation_max_bytes, or add text")
+    place = f"{kept:,} of {read:,} documents are kept{f' (dropped: {causes})' if causes else ''}"
+    surplus = any(row["rule"] == "validation_surplus" for row in dropped)
+    token_rule = any(row["rule"] == "max_tokens_per_char" for row in dropped)
+    if documents["validation"] == 0 and surplus and not token_rule:
+        raise DataError(f"the validation split is empty: {place}; the documents held out are larger than "
+                        f"data.validation_max_bytes={data.validation_max_bytes:,}: raise it")
+    if data.validation_files:
+        if documents["train"] == 0:
+            raise DataError(f"the train split is empty: {place}; what resembles data.validation_files is not trained on: "
+                            f"hold out other files, or add text")
+        return
     for split, other in (("validation", "raise"), ("train", "lower")):
         if documents[split] == 0:
-            raise DataError(f"the {split} split is empty: {kept:,} of {read:,} documents are kept and "
-                            f"data.validation_fraction={data.validation_fraction} of them are held out by hash; "
-                            f"add documents (at least two are needed), or {other} data.validation_fraction")
+            raise DataError(f"the {split} split is empty: {place}, and data.validation_fraction={data.validation_fraction} of "
+                            f"them are held out by hash, near-duplicates together; add documents (at least two that differ are "
+                            f"needed), or {other} data.validation_fraction")

@@ -15,14 +15,13 @@ from typing import Any, Iterator, Optional
 import numpy as np
 import pyarrow as pa
 
-from data_prep.artifact import read_manifest
 from data_prep.cluster_examples import cluster_report, read_clusters
 from data_prep.errors import DataError
 from data_prep.filters import RULES
 from data_prep.histograms import spread
+from data_prep.inspection_decided import Decided
 from data_prep.inspection_funnel import bytes_per_token, funnel_steps, read_packed
 from data_prep.inspection_groups import grouped, package_of, place_of
-from data_prep.measured import Measured
 from data_prep.passages import repeated_passages
 from data_prep.text import read_split
 
@@ -31,31 +30,7 @@ EXAMPLES = 5                                # shared n-grams shown of each evalu
 PASSAGES, PASSAGE_BYTES = 20, 20_000_000    # passages shown, and the text they are looked for in
 PASSAGE_MEMORY = 1 << 26
 COPIES = ("exact_dedup", "near_dedup")
-KEYS = ("funnel", "edits", "fates", "parts", "source", "statistics")
 HIDDEN = re.compile(r"text|origin|key_(high|low)|band_\d+|language|contaminated_(by|example)")
-
-
-class Decided(Measured):
-    """The parts of a text folder, with ``fates`` (names) and ``fate`` (uint8 [documents], index into them)."""
-
-    def __init__(self, folder: Path):
-        self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder, "prepared text", KEYS)
-        self.parts = self.manifest["parts"]
-        self.first = np.cumsum([0, *(part["documents"] for part in self.parts)])
-        self.fates: list[str] = self.manifest["fates"]
-        self.fate = np.concatenate([np.zeros(0, np.uint8), *(self._fate(number) for number in range(len(self.parts)))])
-        self.kept = self.fate <= 1
-
-    def _fate(self, number: int) -> np.ndarray:
-        path, documents = self.folder / f"fate-{number:05d}.npy", self.parts[number]["documents"]
-        try:
-            fate = np.load(path)
-        except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path}: cannot be read ({error}); run: cram text --force") from None
-        if fate.shape != (documents,) or (documents and fate.max() >= len(self.fates)):
-            raise DataError(f"{path}: does not fit the {documents:,} documents of its part; run: cram text --force")
-        return fate
 
 
 def inspect_text(text_dir: Path, tokenizer_dir: Optional[Path] = None, data_dir: Optional[Path] = None,
@@ -68,6 +43,9 @@ def inspect_text(text_dir: Path, tokenizer_dir: Optional[Path] = None, data_dir:
     packed = read_packed(data_dir, text.manifest) if data_dir is not None else None
     rate, how = bytes_per_token(text_dir, tokenizer_dir, packed)
     rules = [_rule(text, **entry) for entry in text.manifest["statistics"]]
+    if packed is not None and packed["config"]["max_tokens_per_char"] is not None:
+        rules.append(text.apply_token_rule(data_dir, packed["config"]["max_tokens_per_char"]))
+        assert rules[-1]["dropped"] == packed["funnel"][-2]["dropped_documents"], "documents dropped in packing are found"
     names, docstrings = text.names(), text.manifest["source"].get("source") == "installed-docs"
     found = read_clusters(text.folder / "clusters.parquet", text.first)
     return {
@@ -75,13 +53,13 @@ def inspect_text(text_dir: Path, tokenizer_dir: Optional[Path] = None, data_dir:
         "tokens": {"bytes_per_token": rate, "how": how}, "funnel": funnel_steps(text.manifest, packed, rate),
         "rules": rules,
         "statistics": [row for name in names if not HIDDEN.fullmatch(name) and (row := _statistic(text, name, rules))],
-        "samples": _samples(text, rules, names, found, packed, seed),
+        "samples": _samples(text, rules, names, found, seed),
         "clusters": cluster_report(text, *found, text.fate, text.fates, seed) | {
             name: int(np.sum(text.fate == text.fates.index(name))) for name in COPIES},
         "languages": grouped(text, text.kept, "language", lambda code: code or "unknown") if "language" in names else [],
         "origins": grouped(text, text.kept, "origin", package_of if docstrings else place_of),
         "evaluation_sets": text.manifest.get("evaluation_sets") or [], "contamination": _contamination(text),
-        "passages": _passages(text.folder),
+        "passages": _passages(text),
     }
 
 
@@ -114,7 +92,7 @@ def _statistic(text: Decided, name: str, rules: list[dict[str, Any]]) -> Optiona
 
 
 def _samples(text: Decided, rules: list[dict[str, Any]], names: list[str], found: tuple[np.ndarray, np.ndarray],
-             packed: Optional[dict[str, Any]], seed: int) -> list[dict[str, Any]]:
+             seed: int) -> list[dict[str, Any]]:
     """For each fate: how many documents, and a few of them by chance with the numbers that decided."""
     generator, shown = np.random.default_rng(seed), []
     for code, fate in enumerate(text.fates):
@@ -129,11 +107,6 @@ def _samples(text: Decided, rules: list[dict[str, Any]], names: list[str], found
         shown.append({"fate": fate, "documents": len(of_fate), "samples": [
             {"origin": row["origin"], "text": row["text"][:SAMPLE_CHARS], "chars": len(row["text"]),
              "values": {name: row[name] for name in columns} | copy} for row, copy in zip(rows, copies)]})
-    late = packed["funnel"][len(text.manifest["funnel"]) - 1:-1] if packed else []
-    for row in late:
-        texts = packed.get("samples", {}).get(row["rule"], [])
-        shown.append({"fate": row["rule"], "documents": row["dropped_documents"], "samples": [
-            {"origin": "", "text": sample, "chars": None, "values": {}} for sample in texts]})
     return shown
 
 
@@ -170,15 +143,18 @@ def _contamination(text: Decided) -> list[dict[str, Any]]:
 # ---- repeated passages
 
 
-def _passages(text_dir: Path) -> dict[str, Any]:
+def _passages(text: Decided) -> dict[str, Any]:
     """What training documents share, looked for in the first PASSAGE_BYTES of them."""
     seen = {"documents": 0, "bytes": 0}
+    stays = text.kept[text.for_training]
 
     def batches() -> Iterator[pa.RecordBatch]:
         seen.update(documents=0, bytes=0)
-        for batch in read_split(text_dir, "train"):
+        read = 0
+        for batch in read_split(text.folder, "train"):
             if seen["bytes"] >= PASSAGE_BYTES:
                 break
+            read, batch = read + len(batch), batch.filter(pa.array(stays[read:read + len(batch)]))
             seen["documents"], seen["bytes"] = seen["documents"] + len(batch), seen["bytes"] + batch.column("text").nbytes
             yield batch
 

@@ -15,16 +15,10 @@ ENCODED_BYTES = 1_000_000                   # held-out text that bytes per token
 
 def read_packed(data_dir: Path, text: dict[str, Any]) -> dict[str, Any]:
     """The data stage's manifest, which must go on from the text's funnel."""
-    packed = read_manifest(Path(data_dir), "packed data", ("funnel", "splits"))
+    packed = read_manifest(Path(data_dir), "packed data", ("funnel", "splits", "config"))
     if packed["funnel"][:len(text["funnel"]) - 1] != text["funnel"][:-1]:
         raise DataError(f"{data_dir}: was packed from other text than this run's; run: cram data")
     return packed
-
-
-def packed_from(data_dir: Path, text_dir: Path) -> bool:
-    """Whether the data folder was packed from this text, not from an earlier one of the same run."""
-    text = read_manifest(Path(text_dir), "prepared text", ("funnel",))["funnel"]
-    return read_manifest(Path(data_dir), "packed data", ("funnel", "splits"))["funnel"][:len(text) - 1] == text[:-1]
 
 
 def bytes_per_token(text_dir: Path, tokenizer_dir: Optional[Path], packed: Optional[dict]) -> tuple[Optional[float], str]:

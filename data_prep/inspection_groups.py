@@ -8,7 +8,7 @@ from typing import Any, Callable
 import numpy as np
 import pyarrow as pa
 
-from data_prep.measured import Measured
+from data_prep.measured import Parts
 
 TOP, MOST = 40, 200_000                     # groups shown, and counted at a time
 OTHERS = "(others)"
@@ -26,7 +26,7 @@ def package_of(origin: str) -> str:
     return re.split(r"[.:]", origin, maxsplit=1)[0]
 
 
-def grouped(parts: Measured, kept: np.ndarray, column: str, name_of: Callable[[str], str]) -> list[dict[str, Any]]:
+def grouped(parts: Parts, kept: np.ndarray, column: str, name_of: Callable[[str], str]) -> list[dict[str, Any]]:
     """Documents and bytes, all and kept, by group, largest first; beyond the first TOP they are added up.
 
     kept: bool [documents]. Where groups are many the smallest so far are added up early: counts of rare ones can be too low.

@@ -10,8 +10,9 @@ languages (trafilatura's evaluation set): 97.9% right with the sample, 98.1% wit
 
 from __future__ import annotations
 
+import difflib
 import functools
-from typing import Any, Sequence
+from typing import Any, Iterable, Sequence
 
 import numpy as np
 
@@ -20,6 +21,14 @@ from data_prep.errors import DataError
 SAMPLE_CHARS = 1000
 PIECES = 4
 UNDETERMINED = "und"            # ISO 639: no letters, so no language
+# What people write for the commonest languages instead of the code: ISO 639-2 and the English name.
+OTHER_NAMES = {
+    "ar": "ara arabic", "bn": "ben bengali", "cs": "cze ces cz czech", "da": "dan dk danish", "de": "ger deu german",
+    "el": "gre ell gr greek", "en": "eng english", "es": "spa spanish", "fa": "per fas persian", "fi": "fin finnish",
+    "fr": "fre fra french", "he": "heb hebrew", "hi": "hin hindi", "hu": "hun hungarian", "id": "ind indonesian",
+    "it": "ita italian", "ja": "jpn jp japanese", "ko": "kor kr korean", "nl": "dut nld dutch", "no": "nor norwegian",
+    "pl": "pol polish", "pt": "por portuguese", "ro": "rum ron romanian", "ru": "rus russian", "sv": "swe swedish",
+    "th": "tha thai", "tr": "tur turkish", "uk": "ukr ua ukrainian", "vi": "vie vietnamese", "zh": "chi zho cn chinese"}
 
 
 def identify(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
@@ -30,6 +39,26 @@ def identify(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
     classify = _identifier().classify if texts else None
     answers = [classify(piece) if any(map(str.isalpha, piece)) else (UNDETERMINED, 0.0) for piece in map(sample, texts)]
     return [code for code, _ in answers], np.array([probability for _, probability in answers], np.float32)
+
+
+def check_languages(codes: Iterable[str]) -> None:
+    """DataError for a code of ``data.filters.languages`` that ``identify`` never gives, and without py3langid."""
+    known = {*_identifier().labels, UNDETERMINED}
+    for code in codes:
+        if code not in known:
+            near = _meant(code, known)
+            advice = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(known))}"
+            raise DataError(f"data.filters.languages: {code!r} is no language that py3langid knows; {advice}")
+
+
+def _meant(written: str, known: set[str]) -> str | None:
+    """The code that was probably meant: of another name, or in capitals, or without the country, or with a slip."""
+    names = {name: code for code, others in OTHER_NAMES.items() for name in others.split()} | {code: code for code in known}
+    plain = str(written).strip().lower()
+    near = [name for name in (plain, *plain.replace("_", "-").split("-")[:1]) if name in names]
+    if not near and len(plain) > 3:                 # every short code resembles some other
+        near = difflib.get_close_matches(plain, names, n=1, cutoff=0.75)
+    return names[near[0]] if near else None
 
 
 def sample(text: str) -> str:

@@ -11,8 +11,7 @@ changed without measuring again (stage ``text``). Columns:
     band_00 ...                             uint64, MinHash bands for near-duplicates (minhash.py)
 
 and ``manifest.json``. Held-out files (data.validation_files) come first, as parts of their own. One process measures
-a part; memory holds a few parts, whatever the corpus. Of a document of more than two million characters the beginning
-is measured (its length, its key and, of course, its text are whole): no statistic needs more, and memory stays bounded.
+a part; memory holds a few parts, whatever the corpus.
 """
 
 from __future__ import annotations
@@ -28,9 +27,10 @@ import pyarrow.parquet as pq
 
 from data_prep import decontaminate, edits, engine, language, minhash, statistics
 from data_prep.artifact import write_manifest
-from data_prep.bad_words import BadWords
+from data_prep.bad_words import BadWords, bad_words
 from data_prep.blocks import Block, cut
 from data_prep.dedup import document_keys
+from data_prep.errors import DataError
 from data_prep.files import file_hash
 from data_prep.funnel import utf8_bytes
 from data_prep.normalise import normalise
@@ -40,7 +40,6 @@ from data_prep.sources import Source, open_held_out, open_source
 from data_prep.sources.batches import limited
 
 ROW_GROUP = 4096        # documents read at a time
-MEASURED_CHARS = 2_000_000
 EVALUATION_SETS = "evaluation_sets.npz"
 ACCOUNT = ("read_documents", "read_bytes", "changed_documents", "normalised_bytes", "edited_documents", "edited_bytes",
            "empty_documents")
@@ -63,6 +62,8 @@ def measure_corpus(data: Any, out: Path, key: str, say: Callable[[str], None]) -
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     clear_unfinished(out)
+    if data.filters.languages:
+        language.check_languages(data.filters.languages)
     source = open_source(data)
     held = open_held_out(data)
     sets = decontaminate.load(data.decontaminate, data.mirror) if data.decontaminate else None
@@ -76,6 +77,9 @@ def measure_corpus(data: Any, out: Path, key: str, say: Callable[[str], None]) -
             made.append(marker)
             progress.update(marker["account"]["read_bytes"], source.share_read())
     made.sort(key=lambda marker: marker["number"])
+    if held is not None and not any(marker["documents"] for marker in made if marker["held_out"]):
+        raise DataError("data.validation_files hold no text (after data.edits, which apply to them as well); name files with "
+                        "text, or [] to hold out a share of the documents")
     _remove_others(out, len(made))
     account = Counter(dict.fromkeys(ACCOUNT, 0))
     for marker in made:
@@ -87,6 +91,8 @@ def measure_corpus(data: Any, out: Path, key: str, say: Callable[[str], None]) -
         "edits": edits.rows([marker["edits"] for marker in made]),
         "evaluation_sets": sets.summary() if sets else None,
         "parts": [{name: marker[name] for name in ("file", "documents", "bytes", "held_out")} for marker in made]})
+    for remark in [*source.remarks(), *(held.remarks() if held else []), *_remarks(sets)]:
+        say(f"measure: {remark}")
     say(f"measure: {account['read_documents']:,} documents read ({account['read_bytes'] / 1e6:,.1f} MB) in {len(made)} part(s)")
 
 
@@ -113,6 +119,12 @@ def _provenance(source: Source, held: Optional[Source]) -> dict[str, Any]:
             **{name: summary for name, summary in odd.items() if summary["lines"]}}
 
 
+def _remarks(sets: Optional[decontaminate.EvaluationSets]) -> list[str]:
+    """What is to be known of the evaluation sets."""
+    return [f"{entry['set']}: {entry['items']:,} strings, of which {entry['short_items']:,} have fewer than "
+            f"{decontaminate.NGRAM} words and cannot be compared" for entry in (sets.summary() if sets else [])]
+
+
 def _made_from(key: str, held_out: bool, digest: str) -> dict[str, Any]:
     return {"key": key, "held_out": held_out, "input": digest}
 
@@ -131,7 +143,7 @@ def measure_part(item: tuple[int, bool, str, pa.RecordBatch], data: Any, out: Pa
     edited = edits.Account()
     texts, originals, origins, removed = _clean(batch, data, account, edited)
     tools = Tools(data, decontaminate.open_sets(out / EVALUATION_SETS) if data.decontaminate else None,
-                  BadWords(data.filters.bad_words) if data.filters.bad_words is not None else None)
+                  bad_words(data.filters.bad_words) if data.filters.bad_words is not None else None)
     columns = {"text": pa.array(texts, pa.string()), "origin": pa.array(origins, pa.string()),
                **_columns(texts, originals, tools), "removed_words": removed}
     table = pa.table(columns)
@@ -166,16 +178,15 @@ def _columns(texts: list[str], originals: list[str], tools: Tools) -> dict[str, 
     """Everything that is measured, column by column."""
     blocks = []
     first = 0
-    for block in cut([text[:MEASURED_CHARS] for text in texts]):
-        before = [text[:MEASURED_CHARS] for text in originals[first:first + len(block)]]
+    for block in cut(texts):
+        before = originals[first:first + len(block)]
         blocks.append(_measure_block(block, before, tools))
         first += len(block)
     blocks = blocks or [{name: values[:0] for name, values in _measure_block(Block([""]), [""], tools).items()}]
     columns = {name: np.concatenate([block[name] for block in blocks]) for name in blocks[0]}
     columns |= {name: pa.array(values, pa.string()) for name, values in columns.items() if values.dtype == object}
     keys = document_keys(texts)
-    columns |= {"bytes": np.fromiter(map(utf8_bytes, texts), np.int32, len(texts)),
-                "chars": np.fromiter(map(len, texts), np.int32, len(texts)), "key_high": keys[:, 0], "key_low": keys[:, 1]}
+    columns |= {"key_high": keys[:, 0], "key_low": keys[:, 1]}
     if tools.data.identify_language:
         codes, probabilities = language.identify(texts)
         columns |= {"language": pa.array(codes, pa.string()), "language_probability": probabilities}
@@ -185,7 +196,8 @@ def _columns(texts: list[str], originals: list[str], tools: Tools) -> dict[str, 
 def _measure_block(block: Block, before: list[str], tools: Tools) -> dict[str, np.ndarray]:
     """What is measured of one block; ``before``: its texts before edits."""
     changed = any(old is not new and old != new for old, new in zip(before, block.texts))
-    columns = statistics.measure(Block(before) if changed else block, block, tools.bad_words)
+    columns = {"bytes": (block.ends - block.starts).astype(np.int32),
+               **statistics.measure(Block(before) if changed else block, block, tools.bad_words)}
     bands = minhash.bands(block, tools.data.near_dedup)
     columns |= {f"band_{band:02d}": bands[:, band] for band in range(bands.shape[1])}
     if tools.evaluation_sets is not None:

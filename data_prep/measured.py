@@ -13,20 +13,18 @@ from data_prep.artifact import read_manifest
 from data_prep.errors import DataError
 
 
-class Measured:
-    """The measured documents, numbered from 0 in reading order; held-out files come first.
+class Parts:
+    """Documents in parts, numbered from 0 in reading order; held-out files come first.
 
-    manifest (dict); parts (list of entries); first (int64 [parts + 1]: first document of each part, and the end);
-    held (bool [documents]: from data.validation_files).
+    manifest (dict); parts (list of entries); first (int64 [parts + 1]: first document of each part, and the end).
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, what: str, keys: tuple[str, ...]):
+        """what: the stage's result, for messages; keys: what the manifest must have. DataError when it has not."""
         self.folder = Path(folder)
-        self.manifest = read_manifest(self.folder, "measured text", ("account", "edits", "parts", "source"))
+        self.manifest = read_manifest(self.folder, what, keys)
         self.parts: list[dict[str, Any]] = self.manifest["parts"]
-        sizes = [part["documents"] for part in self.parts]
-        self.first = np.cumsum([0, *sizes])
-        self.held = np.repeat(np.array([part["held_out"] for part in self.parts], bool), sizes)
+        self.first = np.cumsum([0, *(part["documents"] for part in self.parts)])
 
     def __len__(self) -> int:
         return int(self.first[-1])
@@ -88,3 +86,11 @@ class Measured:
     def _damaged(self, part: dict[str, Any], error: Exception) -> DataError:
         path, reason = self.folder / part["file"], str(error).splitlines()[0]
         return DataError(f"{path}: cannot be read ({reason}); run: cram measure --force")
+
+
+class Measured(Parts):
+    """The measured documents; held (bool [documents]): from data.validation_files."""
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, "measured text", ("account", "edits", "parts", "source"))
+        self.held = np.repeat(np.array([part["held_out"] for part in self.parts], bool), np.diff(self.first))

@@ -5,6 +5,7 @@ goes on with the parts that are not finished. The held-out documents become ``va
 ``out`` holds the files of shard_writer.py and
 
     train-00000.counts.npy   int64 [vocabulary], tokens of the shard
+    train-00000.tokens_per_char.npy  what data.filters.max_tokens_per_char looked at; only where it is on (pack_part.py)
     train-00000.json         the part's marker, written last: what it was made from, its files, what was dropped
     token_counts.npy         int64 [vocabulary], sum over the training shards, padding left out
     validation.jsonl         the held-out texts, in the order of the validation documents
@@ -15,6 +16,7 @@ A process holds the tokens of one part: about 30 bytes for each token of it.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -30,7 +32,7 @@ from data_prep.funnel import SAMPLES, check_splits
 from data_prep.pack_part import Job, pack_documents, pack_part, shard_name
 from data_prep.parts import clear_unfinished
 from data_prep.progress import Progress
-from data_prep.shard_writer import npy, write_file
+from data_prep.shard_writer import write_array, write_file
 from data_prep.shards import token_dtype
 from data_prep.text import read_split
 
@@ -41,7 +43,7 @@ def pack(data: Any, row_tokens: Optional[int], text_dir: Path, tokenizer_dir: Pa
 
     row_tokens: the length of training rows, for data.packing=best-fit (stream: not looked at). Drops documents with more than
     ``data.filters.max_tokens_per_char`` tokens per character (token compression, Geiping & Goldstein 2023,
-    section 4.4). Raises DataError when that leaves a split empty, or when the disk is full.
+    section 4.4), but none of held-out files. Raises DataError when that leaves a split empty, or when the disk is full.
     """
     best_fit, threshold = data.packing == "best-fit", data.filters.max_tokens_per_char
     if best_fit and (row_tokens is None or row_tokens < 2):
@@ -53,15 +55,15 @@ def pack(data: Any, row_tokens: Optional[int], text_dir: Path, tokenizer_dir: Pa
     (out / "manifest.json").unlink(missing_ok=True)
     clear_unfinished(out)
     job = Job(text_dir, tokenizer_dir, tokenizer["sha256"], out, row_tokens if best_fit else None, threshold)
-    validation = _pack_validation(job)
+    validation = _pack_validation(job, judged=not text.get("validation_from_files", False))
     parts = _pack_parts(job, text["parts"], data, text["splits"]["train"]["bytes"], say)
-    _remove_others(out, parts)
+    _remove_others(out, [validation, *parts])
     splits = {"train": _split(parts, job.row_tokens), "validation": _split([validation], None)}
     dropped = _sum_dropped([validation, *parts])
     funnel = _funnel(text, splits, dropped if threshold is not None else None)
     check_splits({split: splits[split]["documents"] for split in splits}, funnel, data)
     train = splits["train"]
-    write_file(out / "token_counts.npy", npy(_sum_counts(out, parts, train)))
+    write_array(out / "token_counts.npy", _sum_counts(out, parts, train))
     samples = {"max_tokens_per_char": dropped["samples"]} if threshold is not None else {}
     write_manifest(out, {
         "version": 1, "dtype": token_dtype(tokenizer["vocab_size"]).name,
@@ -75,8 +77,9 @@ def pack(data: Any, row_tokens: Optional[int], text_dir: Path, tokenizer_dir: Pa
         f"{train['bytes'] / train['tokens']:.2f} bytes per token{padding}; {splits['validation']['tokens']:,} held out")
 
 
-def _pack_validation(job: Job) -> dict[str, Any]:
-    """The held-out documents: one shard, always a stream, and their texts."""
+def _pack_validation(job: Job, judged: bool) -> dict[str, Any]:
+    """The held-out documents: one shard, always a stream, and their texts. judged: whether the token rule looks at them."""
+    job = job if judged else dataclasses.replace(job, max_tokens_per_char=None)
     texts: list[str] = []
     marker = pack_documents("validation-00000", read_split(job.text_dir, "validation"), job, None, texts)
     lines = [json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts]
@@ -96,10 +99,11 @@ def _pack_parts(job: Job, parts: list[dict[str, Any]], data: Any, total_bytes: i
     return sorted(made, key=lambda marker: marker["number"])
 
 
-def _remove_others(out: Path, parts: list[dict[str, Any]]) -> None:
-    """Remove shards that no part stands for: an earlier attempt was made from another text."""
-    expected = {file for part in parts for file in [*part["files"], f"{shard_name(part['number'])}.json"]}
-    for path in out.glob("train-*"):
+def _remove_others(out: Path, markers: list[dict[str, Any]]) -> None:
+    """Remove files of shards that no marker names: an earlier attempt was made from another text or with other keys."""
+    expected = {file for marker in markers for file in marker["files"]}
+    expected |= {f"{shard_name(marker['number'])}.json" for marker in markers if "number" in marker}
+    for path in [*out.glob("train-*"), *out.glob("validation-*")]:
         if path.name not in expected:
             path.unlink()
 

@@ -2,6 +2,10 @@
 
 The marker ``train-00000.json`` is written last. It holds what the shard was made from (the part's and its fates' hashes,
 the tokenizer's, the keys of packing), so that neither a torn shard nor one made from something else is ever trusted.
+
+With data.filters.max_tokens_per_char on, the number that decided is kept beside the shard, for ``cram data inspect``:
+
+    train-00000.tokens_per_char.npy    float32 [training documents of the part], those that are dropped included
 """
 
 from __future__ import annotations
@@ -22,12 +26,12 @@ from data_prep.errors import DataError
 from data_prep.files import file_hash
 from data_prep.funnel import SAMPLE_CHARS, SAMPLES
 from data_prep.parts import read_marker, write_marker
-from data_prep.shard_writer import lay_out, npy, write_file, write_shard
+from data_prep.shard_writer import lay_out, write_array, write_shard
 from data_prep.shards import token_dtype
 from data_prep.text import read_part
 from data_prep.tokenizer import load_tokenizer
 
-FORMAT = 1      # of the shards: raised when the code changes what comes out, so that older markers are not trusted
+FORMAT = 2      # of the shards: raised when the code changes what comes out, so that older markers are not trusted
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,14 @@ class Job:
 
 class Encoded(NamedTuple):
     """Documents that the token rule keeps. ids [tokens], without markers; counts int64, sizes uint32 [documents]: tokens
-    and UTF-8 bytes of each; dropped: {"documents", "bytes", "samples"} of the others."""
+    and UTF-8 bytes of each; dropped: {"documents", "bytes", "samples"} of the others; tokens_per_char: float32 [all of
+    them], None without the rule."""
 
     ids: np.ndarray
     counts: np.ndarray
     sizes: np.ndarray
     dropped: dict[str, Any]
+    tokens_per_char: Optional[np.ndarray]
 
 
 class Loaded(NamedTuple):
@@ -63,6 +69,11 @@ class Loaded(NamedTuple):
 def shard_name(number: int) -> str:
     """train-00007"""
     return f"train-{number:05d}"
+
+
+def ratio_file(shard: str) -> str:
+    """The file with the tokens per character of a shard's documents."""
+    return f"{shard}.tokens_per_char.npy"
 
 
 def pack_part(item: tuple[int, dict[str, Any]], job: Job) -> dict[str, Any]:
@@ -99,6 +110,8 @@ def pack_documents(name: str, batches: Iterable[pa.RecordBatch], job: Job, row_t
     encoded = encode(batches, loaded, job.max_tokens_per_char, kept)
     marker = {"shard": None, "files": {}, "documents": len(encoded.counts), "padding_tokens": 0,
               "bytes": int(encoded.sizes.sum(dtype=np.int64)), "dropped": encoded.dropped}
+    if encoded.tokens_per_char is not None:
+        marker["files"] |= write_array(job.out / ratio_file(name), encoded.tokens_per_char)
     if not len(encoded.counts):
         return marker
     counts = np.bincount(encoded.ids, minlength=vocab_size)
@@ -106,10 +119,8 @@ def pack_documents(name: str, batches: Iterable[pa.RecordBatch], job: Job, row_t
     layout = lay_out(encoded.ids, encoded.counts, special, row_tokens)
     counts[[special["cls"], special["sep"]]] = len(layout.starts), len(encoded.counts)
     marker["padding_tokens"] = len(layout.tokens) - int(counts.sum())
-    marker["shard"], marker["files"] = write_shard(job.out, name, layout, encoded.sizes, row_tokens)
-    content = npy(counts)
-    write_file(job.out / f"{name}.counts.npy", content)
-    marker["files"][f"{name}.counts.npy"] = len(content)
+    marker["shard"], files = write_shard(job.out, name, layout, encoded.sizes, row_tokens)
+    marker["files"] |= files | write_array(job.out / f"{name}.counts.npy", counts)
     return marker
 
 
@@ -118,6 +129,7 @@ def encode(batches: Iterable[pa.RecordBatch], loaded: Loaded, max_tokens_per_cha
     """Tokenise the ``text`` column; documents with more tokens (markers aside) per character are dropped."""
     dtype = token_dtype(loaded.manifest["vocab_size"])
     ids, counts, sizes = [np.zeros(0, dtype)], [np.zeros(0, np.int64)], [np.zeros(0, np.uint32)]
+    ratios = [np.zeros(0, np.float32)]
     dropped: dict[str, Any] = {"documents": 0, "bytes": 0, "samples": []}
     for batch in batches:
         column = batch.column("text")
@@ -127,7 +139,9 @@ def encode(batches: Iterable[pa.RecordBatch], loaded: Loaded, max_tokens_per_cha
             first = loaded.tokenizer.decode(ids_N[:count_D[0]].tolist(), skip_special_tokens=False)
             assert first == texts[0], "decode(encode(text)) == text"
         if max_tokens_per_char is not None:
-            keep_D = count_D <= max_tokens_per_char * pc.utf8_length(column).to_numpy(zero_copy_only=False)
+            chars_D = pc.utf8_length(column).to_numpy(zero_copy_only=False)
+            ratios.append((count_D / np.maximum(chars_D, 1)).astype(np.float32))
+            keep_D = within(ratios[-1], max_tokens_per_char)
             gone = [texts[index] for index in np.flatnonzero(~keep_D)]
             dropped["documents"] += len(gone)
             dropped["bytes"] += int(size_D[~keep_D].sum(dtype=np.int64))
@@ -139,7 +153,13 @@ def encode(batches: Iterable[pa.RecordBatch], loaded: Loaded, max_tokens_per_cha
         sizes.append(size_D)
         if kept is not None:
             kept.extend(texts)
-    return Encoded(np.concatenate(ids), np.concatenate(counts), np.concatenate(sizes), dropped)
+    return Encoded(np.concatenate(ids), np.concatenate(counts), np.concatenate(sizes), dropped,
+                   None if max_tokens_per_char is None else np.concatenate(ratios))
+
+
+def within(tokens_per_char: np.ndarray, threshold: float) -> np.ndarray:
+    """bool [documents]: which documents the token rule keeps. Both sides are float32, as the numbers are stored."""
+    return tokens_per_char <= np.float32(threshold)
 
 
 @functools.lru_cache(maxsize=1)

@@ -89,6 +89,13 @@ def npy(array: np.ndarray) -> bytes:
     return buffer.getvalue()
 
 
+def write_array(path: Path, array: np.ndarray) -> dict[str, int]:
+    """Write a .npy file durably; returns {file: bytes}."""
+    content = npy(array)
+    write_file(path, content)
+    return {path.name: len(content)}
+
+
 def write_file(path: Path, content: bytes | memoryview) -> None:
     """Write under a temporary name, then put it in place durably. DataError where the disk refuses (full, read-only)."""
     temporary = path.with_name(f".{path.name}.tmp")

@@ -12,7 +12,7 @@ SALT = np.uint64(0xD1B54A32D192ED03)        # any odd-looking number
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole as float32; 0 where whole is 0."""
-    return (part / np.maximum(whole, 1)).astype(np.float32)
+    return np.where(whole > 0, part / np.maximum(whole, 1), 0).astype(np.float32)
 
 
 def occurrences(block: Block, sign: bytes, folded: bool = False) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The validation split: chosen by document hash, so it never moves.
 
 A document is held out when the key of its cluster, read as a number in [0, 1), is below the fraction. The key of a
-cluster of duplicates is the smallest of its documents' keys (dedup.py), so near-duplicates stay on one side. That
+cluster of duplicates is the smallest of its documents' keys (duplicates.py), so near-duplicates stay on one side. That
 depends on the text alone: reordering, other filters or more sources move no document from one side to the other
 (unless they bring it a duplicate with a smaller key), and a larger fraction contains the smaller one.
 """

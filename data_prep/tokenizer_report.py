@@ -8,6 +8,7 @@ each byte, and ``words``, a token for each piece of GPT-4's pattern, the most th
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any, Callable, Iterable, Mapping, NamedTuple, Optional, Sequence, Union
@@ -52,8 +53,9 @@ def evaluate(tokenizer_dir: Path, text_dir: Path, domains: Optional[Mapping[str,
     manifest = read_manifest(Path(tokenizer_dir), "tokenizer", ("type", "vocab_size", "lossless"))
     own = load_tokenizer(tokenizer_dir)
     candidates = {"this": _candidate(own, manifest["type"])}
-    for path in references:
-        _add(candidates, _name_of(Path(path)), _candidate(_read_tokenizer(Path(path)), "unigram"))
+    references = [Path(path) for path in references]
+    for name, path in zip(names_of(references), references):
+        _add(candidates, name, _candidate(_read_tokenizer(path), "unigram"))
     texts: dict[str, Sequence[str]] = {HELD_OUT: list(_first_documents(text_dir, "validation", max_bytes // 10)), **samples()}
     for name, source in (domains or {}).items():
         _add(texts, name, read_domain(source) if isinstance(source, (str, Path)) else list(source))
@@ -111,9 +113,22 @@ def _read_tokenizer(path: Path) -> Tokenizer:
     return tokenizer
 
 
-def _name_of(path: Path) -> str:
-    """llama for llama.json, and for llama/tokenizer.json."""
-    return path.parent.name if path.stem == "tokenizer" and path.parent.name else path.stem
+def names_of(paths: Sequence[Path]) -> list[str]:
+    """llama for llama.json, and for llama/tokenizer.json; with folders before it until no other reference is named so."""
+    taken = [("this",), ("bytes",), ("words",), *map(_steps, paths)]
+    return ["/".join(_shortest(steps, taken[:index] + taken[index + 1:])) for index, steps in enumerate(taken)][3:]
+
+
+def _steps(path: Path) -> tuple[str, ...]:
+    """The folders down to a reference, and what it is called."""
+    path = Path(os.path.abspath(path))
+    return path.parts[1:-1] if path.stem == "tokenizer" and len(path.parts) > 2 else (*path.parts[1:-1], path.stem)
+
+
+def _shortest(steps: tuple[str, ...], others: Sequence[tuple[str, ...]]) -> tuple[str, ...]:
+    """The shortest end of ``steps`` that no other ends with; all of them where there is none."""
+    ends = (steps[-length:] for length in range(1, len(steps)))
+    return next((end for end in ends if all(other[-len(end):] != end for other in others)), steps)
 
 
 def _add(named: dict[str, Any], name: str, value: Any) -> None:

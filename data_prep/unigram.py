@@ -1,10 +1,14 @@
-"""Unigram vocabulary (Kudo 2018) that is the same in every process.
+"""Unigram vocabulary (Kudo 2018) that is the same in every process, but for ties.
 
 Hugging Face's trainer adds up its probabilities in the order of a hash map that is seeded anew in every process. The
 sums differ in their last digits, and so did the order of the pieces in every run. Here the scores are rounded to four
 decimals, far above that noise, and the pieces ordered by score, then by their characters. It also gives the characters
 that it pruned and takes back scores from the lowest one upwards, 0.0001 apart, in the order of another such map: here
 they all get the lowest.
+
+Ties stay: of candidates that come out equal at its cut, the trainer keeps those that its map happens to list first.
+Measured on 300 short made-up documents (640 pieces, 40 processes): the same pieces always, but in three processes two
+characters of equal count had exchanged their scores. On 1 MB of Wikipedia (4,096 pieces, 3 processes): no difference.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from tokenizers import Tokenizer, models, trainers
 from data_prep.errors import DataError
 
 DECIMALS, STEP = 4, 1e-4
-MAX_SAMPLE_BYTES = 50_000_000       # the trainer is ten times slower than those of the other kinds
+MAX_SAMPLE_BYTES = 50_000_000       # the trainer is some twenty times slower than bpe's (measured on 5 MB)
 
 
 def train_unigram(texts: Iterable[list[str]], normalizer, pre_tokenizer, special_tokens: list[str],

@@ -6,7 +6,8 @@
 * wordpiece: BERT's (Devlin et al. 2019): lower-cased, accents stripped, split at punctuation; lossy. See wordpiece.py.
 * unigram: SentencePiece's (Kudo 2018): NFKC, white space folded to one space, words marked by "▁"; lossy. See unigram.py.
 
-Ids 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]. The same text gives the same vocabulary, in every process.
+Ids 0 to 4 are [PAD] [UNK] [CLS] [SEP] [MASK]. The same text gives the same vocabulary, in every process
+(unigram: but for ties, see there).
 """
 
 from __future__ import annotations

@@ -31,6 +31,10 @@ class Source:
         """Share of the files that was read so far, 0 to 1; None when the source is no list of files."""
         return None if self.decoder.position is None else self.decoder.position.share()
 
+    def remarks(self) -> list[str]:
+        """What people should know of the text that was read so far, a line each."""
+        return self.decoder.remarks()
+
 
 def open_source(data: Any) -> Source:
     """The source that the ``data`` section names; DataError when it is missing."""
@@ -40,18 +44,18 @@ def open_source(data: Any) -> Source:
             raise DataError("data.packages is empty; name installed packages, as in data.packages=[torch,numpy]")
         packages = [find_package(name) for name in dict.fromkeys(data.packages)]
         provenance = {"packages": {package.name: package.version for package in packages},
-                      "licence": data.licence or {package.name: package.licence for package in packages}}
+                      "licence": {package.name: package.licence for package in packages}}
         return Source({"source": "installed-docs", **provenance}, batched(read_docstrings(packages)), decoder)
     if data.source == "files":
         paths = expand(list(data.files))
-        return Source({"source": "files", "licence": data.licence, "text_field": data.text_field, "files": describe(paths)},
+        return Source({"source": "files", "text_field": data.text_field, "files": describe(paths)},
                       read_files(paths, data.text_field, decoder), decoder)
     if data.source == "hub":
         if not data.dataset:
             raise DataError("data.dataset is not set; name a Hugging Face dataset, "
                             "as in data.dataset=HuggingFaceFW/fineweb-edu")
         provenance, batches = read_mirror(data, decoder) if data.mirror else read_hub(data)
-        provenance.update(source="hub", dataset=data.dataset, subset=data.subset, split=data.split, licence=data.licence,
+        provenance.update(source="hub", dataset=data.dataset, subset=data.subset, split=data.split,
                           text_field=data.text_field)
         return Source(provenance, batches, decoder)
     raise DataError(f"data.source: {data.source!r} is unknown; known are installed-docs, files, hub")
@@ -61,6 +65,6 @@ def open_held_out(data: Any) -> Source | None:
     """The files of data.validation_files, or None when there are none."""
     if not data.validation_files:
         return None
-    paths = expand(list(data.validation_files))
+    paths = expand(list(data.validation_files), "data.validation_files")
     decoder = TextDecoder(data.invalid_utf8)
     return Source({"source": "files", "files": describe(paths)}, read_files(paths, data.text_field, decoder), decoder)

@@ -28,16 +28,16 @@ WHOLE_CHARS = 1_000_000
 PIECE_CHARS = 64_000
 
 
-def expand(patterns: list[str]) -> list[Path]:
-    """Paths matching the patterns, sorted, each once; DataError for a pattern without a match."""
+def expand(patterns: list[str], key: str = "data.files") -> list[Path]:
+    """Paths matching the patterns of ``key``, sorted, each once; DataError for a pattern without a match."""
     if not patterns:
-        raise DataError("data.files is empty; name files, as in data.files=[texts/*.jsonl]")
+        raise DataError(f"{key} is empty; name files, as in {key}=[texts/*.jsonl]")
     found: set[Path] = set()
     for pattern in patterns:
         matches = [Path(match) for match in glob.glob(pattern, recursive=True)]
         if not matches:
             what = "no file matches" if glob.has_magic(pattern) else "no such file:"
-            raise DataError(f"data.files: {what} {pattern} (working directory {Path.cwd()}); correct the path")
+            raise DataError(f"{key}: {what} {pattern} (working directory {Path.cwd()}); correct the path")
         found.update(matches)
     return sorted(found)
 

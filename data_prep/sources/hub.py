@@ -33,6 +33,23 @@ def find_in_mirror(mirror: Path, dataset: str, subset: str | None, split: str) -
     if not mirror.is_dir():
         raise DataError(f"data.mirror: {mirror} is no folder; point it to a mirror laid out "
                         f"<dataset>/[<subset>/]<split>.jsonl.xz")
+    wanted = "/".join(filter(None, (dataset, subset, split)))
+    if found := _present(mirror, dataset, subset, split):
+        return found
+    names = sorted({_name(path, mirror) for path in mirror.rglob("*") if path.name.endswith(EXTENSIONS)})
+    above = sorted({name.partition(f"/{dataset}")[0] for name in names if f"/{dataset}" in name})
+    deeper = [mirror / folder for folder in above if _present(mirror / folder, dataset, subset, split)]
+    if deeper:
+        raise DataError(f"data.mirror: {mirror} has no {wanted}, but a folder in it has: set data.mirror="
+                        f"{' or data.mirror='.join(map(str, deeper))}")
+    near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.4) or names[:5]
+    raise DataError(f"data.mirror: {mirror} has no {wanted} ({', '.join(EXTENSIONS)}); "
+                    f"it has {', '.join(near) or 'no such files at all'}"
+                    f"{' ...' if len(names) > len(near) else ''}: correct data.dataset, data.subset or data.split")
+
+
+def _present(mirror: Path, dataset: str, subset: str | None, split: str) -> list[Path]:
+    """The files of one split, as the module says; none when there are none."""
     base = mirror / dataset / subset if subset else mirror / dataset
     for extension in EXTENSIONS:
         if (whole := base / f"{split}{extension}").is_file():
@@ -43,12 +60,7 @@ def find_in_mirror(mirror: Path, dataset: str, subset: str | None, split: str) -
                 return [Path(shard) for shard in shards]
         if subset is None and (plain := mirror / f"{dataset}{extension}").is_file():
             return [plain]
-    wanted = "/".join(filter(None, (dataset, subset, split)))
-    names = sorted({_name(path, mirror) for path in mirror.rglob("*") if path.name.endswith(EXTENSIONS)})
-    near = difflib.get_close_matches(wanted, names, n=5, cutoff=0.4) or names[:5]
-    raise DataError(f"data.mirror: {mirror} has no {wanted} ({', '.join(EXTENSIONS)}); "
-                    f"it has {', '.join(near) or 'no such files at all'}"
-                    f"{' ...' if len(names) > len(near) else ''}: correct data.dataset, data.subset or data.split")
+    return []
 
 
 def _name(path: Path, mirror: Path) -> str:
@@ -67,7 +79,7 @@ def read_hub(data: Any) -> tuple[dict[str, Any], Iterator[pa.RecordBatch]]:
 
     What the hub states of the licence enters the provenance when reading begins.
     """
-    provenance = {"revision": data.revision, "hub_licence": None}
+    provenance = {"revision": data.revision, "licence": None}
     return provenance, batched(_stream(data, provenance))
 
 
@@ -82,7 +94,7 @@ def _stream(data: Any, provenance: dict[str, Any]) -> Iterator[tuple[str, str]]:
         if builder.name not in ("parquet", "json"):
             raise DataError(f"data.dataset: {data.dataset} is stored as {builder.name!r}; only parquet and JSON "
                             f"datasets are read: take its parquet version (data.revision=refs/convert/parquet), or {ELSEWHERE}")
-        provenance["hub_licence"] = builder.info.license or None
+        provenance["licence"] = builder.info.license or None
         stream = builder.as_streaming_dataset(split=data.split)
         for example in stream:
             if data.text_field not in example:

@@ -96,7 +96,7 @@ def cannot_read(path: Path, error: OSError) -> DataError:
     if isinstance(error, IsADirectoryError):
         return DataError(f"{path}: is a folder; name the files in it, as in {path}/*.jsonl")
     if isinstance(error, FileNotFoundError):
-        return DataError(f"{path}: no such file; check data.files")
+        return DataError(f"{path}: no such file; check the path")
     return DataError(f"{path}: cannot be read: {error.strerror or error}")
 
 
@@ -152,6 +152,7 @@ class TextDecoder:
 
     def __init__(self, invalid_utf8: str = "refuse"):
         self.position: Optional[Position] = None    # of the files that are read with this decoder
+        self._policy = invalid_utf8
         self._read = {"refuse": None, "replace": self._replace, "cp1252": self._cp1252}[invalid_utf8]
         self._lines = self._marks = 0
         self._first: Optional[str] = None
@@ -176,6 +177,13 @@ class TextDecoder:
         text = line.decode("cp1252", errors="replace")
         self._marks += text.count("\ufffd")
         return text
+
+    def remarks(self) -> list[str]:
+        """For people: one line when something was met until now that is no UTF-8, else none."""
+        if not self._lines:
+            return []
+        count = "1 line was" if self._lines == 1 else f"{self._lines:,} lines were"
+        return [f"{count} no UTF-8 (data.invalid_utf8={self._policy}), the first {self._first}"]
 
     def summary(self) -> dict[str, Any]:
         """What was met until now, for the provenance: lines that were no UTF-8, U+FFFD put in, the first place or None."""

@@ -33,6 +33,9 @@ def test_help_and_version(cram):
     (["run", "seed=x"], "command line: seed: expected a whole number, got 'x'"),
     (["run", "--train.thread=1"], "did you mean 'train.threads'?"),
     (["config", "--diff", "demo"], "needs two configurations"),
+    (["data", "inspct"], "unknown verb 'data inspct'; did you mean 'cram data inspect'?"),
+    (["data", "inspect", "out=/nowhere"], "text is not there for this configuration (input will be made: measure); run: cram text out="),
+    (["tokenizer", "evaluate", "demo_gpt", "out=/nowhere"], "run: cram text demo_gpt out=/nowhere"),
     (["ledger"], "the following arguments are required: run"),
     (["ledger", "/nowhere"], "/nowhere: no ledger there; give a run's folder"),
 ])

@@ -114,6 +114,9 @@ def test_files_that_are_no_utf8_yaml(tmp_path):
     (["data.filters.languages=[en]"], "needs data.identify_language=true"),
     (["data.packing=best-fit", "model.document_mask=false"], "use data.packing=stream"),
     (["data.decontaminate=[nowhere]"], "no file or folder nowhere"),
+    (["data.decontaminate=[configs]", "data.filters.max_contaminated_ngrams=null"], "does nothing with"),
+    (["data.part_bytes=3000000000"], "over 1,000,000,000"),
+    (["data.filters.order=[min_char]"], "data.filters.order: 'min_char' is no rule; did you mean min_chars"),
     (["tokenizer.vocab_size=100"], "below 261"),
     (["data.source=hub"], "data.source=hub needs data.dataset"),
     (["data.source=files"], "data.source=files needs data.files"),
@@ -196,3 +199,14 @@ def test_day_configurations_share_their_data_and_differ_in_the_objective():
 def test_lookup_reaches_every_key():
     assert all(lookup(Config(), key) == leaf.default for key, leaf in KEYS.items())
     assert dataclasses.is_dataclass(Config().data.filters)
+
+
+def test_layers_and_shipped_bases(tmp_path):
+    """Later files over earlier ones; a file may extend what is shipped, so that a pair can be saved."""
+    laid = load(["demo", "filters/gopher"], ["data.filters.min_words=7"])
+    assert laid.name == "demo" and laid.data.filters.max_words == 100_000 and laid.data.filters.min_words == 7
+    (tmp_path / "mine.yaml").write_text("extends: [demo, filters/gopher]\ndata:\n  filters:\n    min_words: 7\n")
+    assert load(tmp_path / "mine.yaml") == laid
+    (tmp_path / "mine.yaml").write_text("extends: filters/gofer\n")
+    with pytest.raises(CramError, match=r"mine.yaml:1: extends: no file .*or the name of a shipped configuration: .*filters/gopher"):
+        load(tmp_path / "mine.yaml")

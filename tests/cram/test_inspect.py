@@ -4,18 +4,16 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
-from types import SimpleNamespace
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from cram.errors import CramError
 from cram.inspect import inspect
 from cram.inspect_figures import histogram
-from tests.data_prep.decided import HEBREW, SCRIPT, documents, write_data_dir, write_text_dir
+from tests.data_prep.decided import HEBREW, LATE, SCRIPT, documents, write_data_dir, write_text_dir
 
 VOID = {"meta", "br", "img", "link", "wbr"}
-CONFIG = SimpleNamespace(name="a <b> run", seed=0)
+NAME = "a <b> run"
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +24,12 @@ def run(tmp_path_factory):
     write_text_dir(links / "text", rows)
     write_data_dir(links / "data", links / "text")
     said = []
-    inspect(CONFIG, links, said.append)
+    look(links, said.append)
     return links / "inspect", said
+
+
+def look(links, say):
+    inspect(NAME, 0, {stage: links / stage for stage in ("text", "data")}, links / "inspect", say)
 
 
 class Tags(HTMLParser):
@@ -101,7 +103,7 @@ def test_numbers_of_the_page_are_those_of_the_json(run, page):
 def test_the_same_again_gives_the_same_bytes(run, tmp_path):
     names = ("index.html", "inspect.json")
     before = [(run[0] / name).read_bytes() for name in names]
-    inspect(CONFIG, run[0].parent, lambda line: None)
+    look(run[0].parent, lambda line: None)
     assert before == [(run[0] / name).read_bytes() for name in names]
     assert len(list((run[0] / "tensorboard").glob("events*"))) == 1
 
@@ -146,17 +148,36 @@ def test_a_histogram_draws_its_bars_and_the_threshold_where_it_belongs(edges, lo
     assert height[0] < height[1]                                        # 4 documents stand taller than 2
 
 
-def test_data_of_an_earlier_text_is_left_out_aloud(tmp_path):
-    write_text_dir(tmp_path / "old", documents()[:-3])
+def test_shares_of_all_fates_make_the_whole(run, page):
+    found = json.loads((run[0] / "inspect.json").read_text())
+    words = " ".join("".join(Tags(page).words).split())
+    groups = re.findall(r"([a-z_]+): ([\d,]+) documents? \(([\d.]+)%\)", words)
+    assert LATE in {fate for fate, *_ in groups}
+    assert sum(int(count.replace(",", "")) for _, count, _ in groups) == found["documents"]
+    assert abs(sum(float(share) for *_, share in groups) - 100) < 1
+    kept = sum(int(count) for fate, count, _ in groups if fate in ("train", "validation"))
+    assert kept == found["funnel"][-1]["documents"]
+
+
+def test_steps_with_odd_names_are_explained_where_they_did_something(page):
+    words = "".join(Tags(page).words)
+    assert "validation_surplus are held-out documents beyond data.validation_max_bytes: never trained on." in words
+    assert "max_tokens_per_char is judged last" in words and "edit: blank" not in words
+
+
+def test_on_a_narrow_screen_every_cell_of_the_funnel_brings_the_name_of_its_column(page):
+    funnel = page[page.index('<section id="funnel">'):]
+    rows = re.findall(r"<tr>(.*?)</tr>", funnel[funnel.index('<table class="stacked">'):funnel.index("</table>")])
+    header = re.findall(r"<th[^>]*>(.*?)</th>", rows[0])
+    assert header[0] == "step" and len(header) == 8
+    for row in rows[1:]:
+        assert re.findall(r'<td[^>]* data-is="([^"]*)"', row) == header
+    assert "content: attr(data-is)" in page
+
+
+def test_with_the_text_alone(tmp_path):
     write_text_dir(tmp_path / "text")
-    write_data_dir(tmp_path / "data", tmp_path / "old")
-    said = []
-    inspect(CONFIG, tmp_path, said.append)
-    assert "packed from other text" in said[0] and "cram data" in said[0]
-    found = json.loads((tmp_path / "inspect" / "inspect.json").read_text())
-    assert found["tokens"]["how"] == "unknown" and "Tokens are unknown" in (tmp_path / "inspect" / "index.html").read_text()
-
-
-def test_a_run_without_text_says_what_to_do(tmp_path):
-    with pytest.raises(CramError, match="cram text"):
-        inspect(CONFIG, tmp_path, print)
+    inspect(NAME, 0, {"text": tmp_path / "text"}, tmp_path / "runs" / "inspect", lambda line: None)
+    found = json.loads((tmp_path / "runs" / "inspect" / "inspect.json").read_text())
+    assert found["tokens"]["how"] == "unknown"
+    assert "Tokens are unknown" in (tmp_path / "runs" / "inspect" / "index.html").read_text()

@@ -10,11 +10,13 @@ import pyarrow.parquet as pq
 from tests.data_prep.corpus import prose
 
 SCRIPT = "<script>alert('cram')</script><img src=x onerror=alert(1)> & more text"
+DENSE = "%%% ### $$$ "
 HEBREW = "שלום עולם, זה טקסט מימין לשמאל. " * 5
 FATES = ["train", "validation", "min_chars", "max_repeated_line_fraction", "max_contaminated_ngrams", "exact_dedup",
          "near_dedup", "validation_surplus"]
 RULES = [("chars", "min_chars", 200), ("repeated_lines", "max_repeated_line_fraction", 0.3),
          ("contaminated_ngrams", "max_contaminated_ngrams", 0)]
+LATE, THRESHOLD = "max_tokens_per_char", 0.5
 
 
 def documents() -> list[tuple[str, str, str]]:
@@ -31,6 +33,8 @@ def documents() -> list[tuple[str, str, str]]:
     rows += [(long[4].replace(" ba", " changed", 1 + number), f"copies.jsonl:{2 + number}", "near_dedup")
              for number in range(4)]
     rows += [("It was the best of times " * 12, "set.jsonl:1", "max_contaminated_ngrams")]
+    rows += [(DENSE * 30, "dense.jsonl:1", "train"), (DENSE * 31, "dense.jsonl:2", "validation"),
+             (DENSE * 32, "dense.jsonl:3", "validation_surplus")]
     return rows
 
 
@@ -48,7 +52,7 @@ def write_text_dir(folder: Path, rows: list[tuple[str, str, str]] | None = None,
         np.save(folder / f"fate-{number:05d}.npy", fate[low:high])
         entries.append({"file": f"part-{number:05d}.parquet", "documents": int(high - low), "bytes": int(sizes[low:high].sum()),
                         "train_documents": int(np.sum(fate[low:high] == 0))})
-    held = [row for row in rows if row[2] == "validation"]
+    held = [row for row in rows if row[2] == "validation"][::-1]          # in another order than they were read
     pq.write_table(pa.table({"text": pa.array([row[0] for row in held], pa.string()),
                              "origin": pa.array([row[1] for row in held], pa.string())}), folder / "validation.parquet")
     _write_clusters(folder / "clusters.parquet", fate, bounds)
@@ -66,20 +70,46 @@ def write_text_dir(folder: Path, rows: list[tuple[str, str, str]] | None = None,
     return folder
 
 
-def write_data_dir(folder: Path, text_dir: Path) -> Path:
-    """The manifest of a data folder packed from the text, where one more document was dropped; 4 bytes a token."""
+def tokens_per_char(text: str) -> float:
+    """What a tokenizer might give."""
+    return 0.9 if text.startswith(DENSE) else 0.25
+
+
+def packed_fate(text: str, fate: str) -> str:
+    """The fate of a document after packing: its rule looks at what is kept so far."""
+    return LATE if fate in ("train", "validation") and tokens_per_char(text) > THRESHOLD else fate
+
+
+def write_data_dir(folder: Path, text_dir: Path, rule: bool = True) -> Path:
+    """The manifest and the numbers of a data folder packed from the text, with the rule LATE or without; 4 bytes a token."""
     text = json.loads((text_dir / "manifest.json").read_text())
-    *rows, kept = text["funnel"]
-    late = {"rule": "max_tokens_per_char", "dropped_documents": 1, "dropped_bytes": 100}
-    splits = {name: {"documents": split["documents"] - (name == "train"), "bytes": split["bytes"] - 100 * (name == "train")}
-              for name, split in text["splits"].items()}
-    for split in splits.values():
-        split["tokens"] = split["bytes"] // 4
-    left = {"rule": "kept", "documents": kept["documents"] - 1, "bytes": kept["bytes"] - 100}
     folder.mkdir()
+    parts = [pq.read_table(text_dir / part["file"])["text"].to_pylist() for part in text["parts"]]
+    fates = [np.load(text_dir / f"fate-{number:05d}.npy") for number in range(len(parts))]
+    train = {f"train-{number:05d}": [text for text, code in zip(texts, fate) if code == 0]
+             for number, (texts, fate) in enumerate(zip(parts, fates))}
+    shards = train | {"validation-00000": pq.read_table(text_dir / "validation.parquet")["text"].to_pylist()}
+    gone = {name: [each for each in texts if rule and tokens_per_char(each) > THRESHOLD] for name, texts in shards.items()}
+    splits = {}
+    for split, counts in text["splits"].items():
+        lost = [each for name, texts in gone.items() if name.startswith(split) for each in texts]
+        splits[split] = {"documents": counts["documents"] - len(lost), "bytes": counts["bytes"] - sum(map(_size, lost))}
+        splits[split]["tokens"] = splits[split]["bytes"] // 4
+    *rows, _ = text["funnel"]
+    if rule:
+        for name, texts in shards.items():
+            np.save(folder / f"{name}.tokens_per_char.npy", np.array([tokens_per_char(each) for each in texts], np.float32))
+        lost = sum(gone.values(), [])
+        rows.append({"rule": LATE, "dropped_documents": len(lost), "dropped_bytes": sum(map(_size, lost))})
+    left = {key: sum(split[key] for split in splits.values()) for key in ("documents", "bytes")}
     (folder / "manifest.json").write_text(json.dumps({
-        "version": 1, "funnel": [*rows, late, left], "splits": splits, "samples": {"max_tokens_per_char": ["%%% ### $$$"]}}))
+        "version": 1, "funnel": [*rows, {"rule": "kept", **left}], "splits": splits,
+        "config": {LATE: THRESHOLD if rule else None}}))
     return folder
+
+
+def _size(text: str) -> int:
+    return len(text.encode())
 
 
 def _table(rows, sizes, fate):

@@ -12,8 +12,8 @@ from data_prep.duplicates import find_duplicates
 
 
 class Pretended:
-    """Stands for ``Measured``: every fifth document is an exact copy of its neighbour, every seventh a near one; its columns are
-    computed when they are asked for."""
+    """Stands for ``Measured``: every fifth document is an exact copy of its neighbour, every seventh a near one; its columns
+    are computed when they are asked for."""
 
     def __init__(self, documents, parts=20):
         self.documents, self.parts = documents, parts
@@ -56,7 +56,7 @@ def test_exact_and_near():
 
 
 def test_memory_is_some_bytes_a_document(monkeypatch):
-    """Some thirty bytes a document and the limit of a sort: two gigabytes are enough for the forty million documents of 100 GB."""
+    """Some thirty bytes a document and the limit of a sort: two gigabytes hold the forty million documents of 100 GB."""
     monkeypatch.setattr(clusters, "MAX_BYTES", 16_000_000)
     monkeypatch.setattr(clusters.exact_first, "__defaults__", (16_000_000,))
     monkeypatch.setattr(clusters.near_clusters, "__defaults__", (16_000_000, None))

@@ -11,10 +11,11 @@ import pytest
 from ftfy.badness import is_bad
 from hypothesis import given, settings, strategies as st
 
-from cram.schema import Edits
+from cram.schema import Data, Edits
 from data_prep import mojibake
 from data_prep.edits import Account, repair
 from data_prep.errors import DataError
+from data_prep.sources import open_source
 from data_prep.sources.files import read_files
 from data_prep.sources.streams import TextDecoder, lines
 
@@ -96,6 +97,18 @@ def test_pieces_of_a_line_are_cut_between_characters(tmp_path, size):
     pieces = list(lines(tmp_path / "a.txt", piece_bytes=size))
     assert "".join(piece.decode() for _, _, piece in pieces) == text
     assert [offset for _, offset, _ in pieces] == [0, *itertools.accumulate(len(piece) for _, _, piece in pieces)][:-1]
+
+
+@pytest.mark.parametrize("policy", ["replace", "cp1252"])
+def test_remarks_name_the_key_and_the_first_place(tmp_path, policy):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": "caf\xe9"}\n' * 2)
+    (tmp_path / "b.txt").write_bytes(b"fine\ncaf\xe9")
+    for names, remark in ((["b.txt"], "1 line was no UTF-8 (data.invalid_utf8={}), the first {}/b.txt: line 2"),
+                          (["a.jsonl", "b.txt"], "3 lines were no UTF-8 (data.invalid_utf8={}), the first {}/a.jsonl: line 1")):
+        source = open_source(Data(source="files", files=[str(tmp_path / name) for name in names], invalid_utf8=policy))
+        assert source.remarks() == []
+        list(source.batches)
+        assert source.remarks() == [remark.format(policy, tmp_path)]
 
 
 def test_unknown_policy_is_a_mistake_of_the_caller():

@@ -51,12 +51,13 @@ def test_a_line_of_fifty_megabytes(tmp_path):
     assert len(line) > 50_000_000
     path = write_jsonl(tmp_path / "a.jsonl", [*prose(20), line])
     account = rows(prepare(files_data(path), tmp_path / "a"))                # dropped by max_chars, and counted
-    assert account["max_chars"]["dropped_documents"] == 1
+    assert account["max_chars"]["dropped_documents"] > 20                    # sources cut it; each piece is over a million
+    assert account["max_chars"]["dropped_bytes"] > len(line) - 100
     adds_up(account)
     kept = prepare(files_data(path, filters=OFF, validation_fraction=0.5), tmp_path / "b")
-    assert any(len(text) == len(line.strip()) for split in ("train", "validation") for batch in read_split(kept, split)
-               for text in batch["text"].to_pylist()) or rows(kept)["validation_surplus"]["dropped_bytes"] > 49_000_000
-    adds_up(rows(kept))
+    after = rows(kept)
+    assert after["kept"]["bytes"] + after["validation_surplus"]["dropped_bytes"] > len(line)
+    adds_up(after)
     text = tmp_path / "line.txt"
     text.write_text(line)                                                    # a txt file is cut into documents
     assert rows(prepare(files_data(text, filters=OFF), tmp_path / "c"))["kept"]["documents"] > 100

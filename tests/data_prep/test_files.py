@@ -10,10 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import zstandard
+from hypothesis import given, strategies as st
 
+from cram.schema import Data
 from data_prep.errors import DataError
-from data_prep.sources import files, streams
-from data_prep.sources.batches import batched, limited
+from data_prep.sources import batches as cutting, files, open_held_out, streams
+from data_prep.sources.batches import batched, limited, pieces
 from data_prep.sources.files import expand, read_files
 
 TEXTS = ["first\ndocument", "h\u00e9llo \U0001f600 \u05e9\u05dc\u05d5\u05dd", "", "x" * 300_000, "last"]
@@ -86,6 +88,34 @@ def test_batches_are_small_and_limited_by_bytes():
     assert sum(len(batch) for batch in limited(batches, None)) == 5000
 
 
+@given(st.text("ab \n\u00e9", max_size=300), st.integers(2, 40), st.integers(0, 20))
+def test_pieces_join_to_the_whole(text, longest, window):
+    found = pieces(text, longest, window)
+    count = max(-(-len(text) // longest), 1)
+    assert "".join(found) == text and len(found) == count
+    assert count == 1 or all(longest // 2 <= len(piece) <= longest + window for piece in found)
+    at = 0
+    for number, piece in enumerate(found[:-1], 1):
+        at += len(piece)
+        boundary = -(-len(text) * number // count)
+        start = max(boundary - window, at - len(piece) + longest // 2)
+        rest = text[at:boundary]                # passed over between the cut and the boundary
+        assert start <= at <= boundary and "\n" not in rest and (piece[-1] == "\n" or " " not in rest)
+        assert at == boundary or piece[-1] == "\n" or piece[-1] == " " and "\n" not in text[start:boundary]
+
+
+def test_a_giant_document_comes_in_pieces(tmp_path):
+    """Each of more than a million characters, so that one rule (max_chars) judges them alike."""
+    texts = ["short", "sentence after sentence. " * 180_000, "x" * 2_000_000, "line\n" * 400_001, "last"]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(texts))
+    rows = [row for batch in read_files([tmp_path / "a.jsonl"], "text") for row in batch.to_pylist()]
+    assert [row["origin"].partition("jsonl:")[2] for row in rows] == ["1", "2#1", "2#2", "2#3", "3", "4#1", "4#2", "5"]
+    giant = [row["text"] for row in rows if "2#" in row["origin"]]
+    assert "".join(giant) == texts[1] and all(piece.endswith(" ") for piece in giant)
+    assert "".join(row["text"] for row in rows) == "".join(texts)
+    assert all(cutting.LONGEST_CHARS // 2 < len(row["text"]) < 2_010_000 for row in rows if "#" in row["origin"])
+
+
 def test_glob_is_sorted_and_each_file_once(tmp_path):
     for name in ("b.txt", "a.txt", "c.jsonl"):
         (tmp_path / name).write_text("x")
@@ -108,10 +138,14 @@ def test_missing_files():
         expand(["nowhere/*.jsonl"])
     with pytest.raises(DataError, match=r"data\.files is empty; name files"):
         expand([])
+    with pytest.raises(DataError, match=r"^data\.validation_files: no such file: nowhere\.txt"):
+        expand(["nowhere.txt"], "data.validation_files")
+    with pytest.raises(DataError, match=r"^data\.validation_files: no file matches nowhere\*"):
+        open_held_out(Data(validation_files=["nowhere*"]))
 
 
 def test_file_that_vanishes(tmp_path):
-    refused(tmp_path / "gone.jsonl", "no such file; check data.files")
+    refused(tmp_path / "gone.jsonl", "no such file; check the path")
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a", "a.parquet.gz", ".gz", "a.xz"])

@@ -1,6 +1,7 @@
 """Normalisation and rules: what stays at each threshold, in which order, and which files set them."""
 
 import dataclasses
+import re
 import unicodedata
 
 import numpy as np
@@ -11,9 +12,10 @@ from hypothesis import strategies as st
 
 from cram.config import load
 from cram.schema import Edits, Filters
+from data_prep.bad_words import bad_words
 from data_prep.blocks import Block
 from data_prep.errors import DataError
-from data_prep.filters import RULES, active_rules, decide
+from data_prep.filters import RULES, active_rules, check_order, decide
 from data_prep.normalise import normalise
 from data_prep.statistics import measure
 from tests.data_prep.corpus import ODD_TEXTS, prose
@@ -158,13 +160,37 @@ def test_the_order_never_changes_what_is_kept(order):
 
 @pytest.mark.parametrize("order, problem", [
     (["min_word"], "'min_word' is no rule; did you mean min_words"),
-    (["zzz"], "'zzz' is no rule; did you mean min_chars, max_chars"),
+    (["zzz"], "'zzz' is no rule; rules: min_chars, max_chars, .*max_contaminated_ngrams$"),
     (["min_words", "min_chars", "min_words"], "names 'min_words' twice"),
     (["max_tokens_per_char"], "'max_tokens_per_char' is no rule")])
 def test_an_order_that_names_no_rule_or_one_twice(order, problem):
     with pytest.raises(DataError, match=rf"^data\.filters\.order:? .*{problem}") as caught:
         active_rules(off(order=order))
     assert "\n" not in str(caught.value)
+    with pytest.raises(DataError, match=f"^{re.escape(str(caught.value))}$"):
+        check_order(order)
+
+
+def test_the_list_of_bad_words_is_made_again_only_when_it_changes(tmp_path):
+    path = tmp_path / "list.txt"
+    path.write_text("\ufeffdarn\n", encoding="utf-8")
+    first = bad_words(str(path))
+    assert bad_words(str(path)) is first and first.found(Block(["darn it", "heck"])).tolist() == [True, False]
+    path.write_text("heck\nheck\n")
+    assert bad_words(str(path)).found(Block(["darn it", "heck"])).tolist() == [False, True]
+
+
+@pytest.mark.parametrize("content, problem", [
+    (None, r"cannot be read \(No such file or directory\)"),
+    ("caf\u00e9\ncaf\u00e9".encode()[:-1], r"cannot be read \(line 2, byte 9: invalid UTF-8, 0xc3\)"),
+    (b"\n \n", "has no word")])
+def test_a_list_of_bad_words_that_cannot_be_read(tmp_path, content, problem):
+    path = tmp_path / "list.txt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=rf"^data\.filters\.bad_words: .*list\.txt {problem}; give a UTF-8 text file") as caught:
+        bad_words(path)
+    assert "codec" not in str(caught.value) and "Errno" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -181,7 +207,7 @@ def test_each_rule_set_loads_over_another_configuration(name):
     rules = [rule.name for rule, _ in active_rules(config.data.filters)]
     listed = [rule for rule in config.data.filters.order if rule in rules]
     assert rules[:len(listed)] == listed and {*rules} - {*listed} <= {"max_contaminated_ngrams"}
-    assert len(rules) == {"none": 0, "cramming": 1, "gopher": 24, "c4": 4, "fineweb": 31}[name]
+    assert len(rules) == {"none": 1, "cramming": 1, "gopher": 24, "c4": 4, "fineweb": 31}[name]
     assert config.budget == load("demo").budget
 
 

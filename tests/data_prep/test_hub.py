@@ -2,6 +2,7 @@
 
 import lzma
 import os
+import re
 import subprocess
 import sys
 
@@ -64,6 +65,20 @@ def test_mirror_without_the_dataset_lists_near_names(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="it has no such files at all"):
         open_source(hub(dataset="a/b", mirror=str(tmp_path / "empty")))
+
+
+@pytest.mark.parametrize("file, keys", [
+    ("data/own/set/train.jsonl", {"dataset": "own/set"}),
+    ("data/own/set/part/data/test-00000-of-00001.jsonl", {"dataset": "own/set", "subset": "part", "split": "test"}),
+    ("data/corpora/plain.jsonl", {"dataset": "corpora/plain"})])
+def test_a_mirror_one_folder_too_high(tmp_path, file, keys):
+    (tmp_path / file).parent.mkdir(parents=True)
+    write_jsonl(tmp_path / file, ["one"])
+    with pytest.raises(DataError, match=rf"data\.mirror: .* has no .*: set data\.mirror={re.escape(str(tmp_path / 'data'))}$"):
+        open_source(hub(mirror=str(tmp_path), **keys))
+    assert documents(hub(mirror=str(tmp_path / "data"), **keys)) == ["one"]
+    with pytest.raises(DataError, match="correct data.dataset, data.subset or data.split"):
+        open_source(hub(mirror=str(tmp_path), dataset="own/se"))
 
 
 def test_dataset_not_named():

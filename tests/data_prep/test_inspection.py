@@ -1,6 +1,8 @@
 """What the inspection says about a text folder is what lies in it."""
 
+import copy
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +14,11 @@ from data_prep.errors import DataError
 from data_prep.histograms import GROUPS, spread
 from data_prep.inspection import SAMPLE_CHARS, inspect_text
 from data_prep.inspection_groups import package_of, place_of
-from tests.data_prep.decided import FATES, documents, write_data_dir, write_text_dir
+from data_prep.pack import pack
+from data_prep.shards import Shards
+from data_prep.tokenizer import load_tokenizer
+from tests.data_prep.corpus import silent
+from tests.data_prep.decided import DENSE, FATES, LATE, THRESHOLD, documents, packed_fate, write_data_dir, write_text_dir
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +35,7 @@ def found(folder):
 
 
 def count(fate):
-    return sum(row[2] == fate for row in documents())
+    return sum(packed_fate(text, first) == fate for text, _, first in documents())
 
 
 def test_the_funnel_goes_down_to_what_is_kept_and_counts_tokens_where_they_were_packed(found):
@@ -37,7 +43,8 @@ def test_the_funnel_goes_down_to_what_is_kept_and_counts_tokens_where_they_were_
     assert list(steps)[:5] == ["read", "normalise", "edit: emails", "edits, other", "empty"]
     assert steps["edit: emails"]["dropped_bytes"] == 60 and steps["edits, other"]["dropped_bytes"] == 10
     assert steps["min_chars"]["dropped_documents"] == count("min_chars") == 12
-    assert steps["max_tokens_per_char"]["documents"] == steps["kept"]["documents"] == count("train") + count("validation") - 1
+    assert steps["max_tokens_per_char"]["documents"] == steps["kept"]["documents"] == count("train") + count("validation")
+    assert steps["max_tokens_per_char"]["dropped_documents"] == count(LATE) == 2
     before = None
     for step in found["funnel"]:
         if before:
@@ -71,7 +78,8 @@ def test_without_packed_data_tokens_are_unknown_and_with_a_tokenizer_estimated(s
 def test_histograms_hold_every_document_once_on_its_side(found):
     for row in found["statistics"]:
         assert sum(row["kept"]) == count("train") + count("validation")
-        assert sum(sum(row[name]) for name in GROUPS) == len(documents())
+        judged = count("train") + count("validation") + count(LATE)
+        assert sum(sum(row[name]) for name in GROUPS) == (judged if row["name"] == "tokens_per_char" else len(documents()))
         assert {len(row[name]) for name in GROUPS} == {len(row["edges"]) - 1}
     chars = next(row for row in found["statistics"] if row["name"] == "chars")
     lengths = np.array([len(text) for text, *_ in documents()])
@@ -85,6 +93,65 @@ def test_rules_say_what_lies_beyond_their_threshold_and_what_they_dropped_first(
     assert rules["min_chars"]["beyond"] == sum(len(text) < 200 for text, *_ in documents()) > count("min_chars")
     assert rules["min_chars"]["dropped"] == count("min_chars")
     assert rules["max_repeated_line_fraction"]["beyond"] == rules["max_repeated_line_fraction"]["dropped"] == 3
+
+
+def test_the_rule_that_packing_applies_is_shown_like_the_others(found):
+    assert found["rules"][-1] == {"rule": LATE, "statistic": "tokens_per_char", "threshold": THRESHOLD, "beyond": 2,
+                                  "dropped": 2}
+    row = next(row for row in found["statistics"] if row["name"] == "tokens_per_char")
+    assert sum(row["dropped_here"]) == 2 and sum(row["dropped_elsewhere"]) == 0 and row["rules"] == [found["rules"][-1]]
+    assert row["quantiles"]["min"] == 0.25 and row["edges"][0] <= THRESHOLD <= row["edges"][-1]
+    groups = {group["fate"]: group for group in found["samples"]}
+    assert sorted(sample["origin"] for sample in groups[LATE]["samples"]) == ["dense.jsonl:1", "dense.jsonl:2"]
+    assert groups[LATE]["samples"][0]["values"] == {"tokens_per_char": np.float32(0.9)}
+    assert groups["train"]["samples"][0]["values"]["tokens_per_char"] == 0.25
+    names = {group["name"]: group for group in found["origins"]}
+    assert (names["dense.jsonl"]["documents"], names["dense.jsonl"]["kept_documents"]) == (3, 0)
+    assert sum(group["documents"] for group in found["samples"]) == found["documents"]         # every document once
+
+
+def test_without_that_rule_nothing_is_said_of_it(folder, tmp_path):
+    found = inspect_text(folder / "text", data_dir=write_data_dir(tmp_path / "data", folder / "text", rule=False))
+    assert LATE not in {group["fate"] for group in found["samples"]} | {rule["rule"] for rule in found["rules"]}
+    assert "tokens_per_char" not in {row["name"] for row in found["statistics"]}
+
+
+def test_documents_of_held_out_files_are_not_judged(folder, tmp_path):
+    text, data = shutil.copytree(folder / "text", tmp_path / "text"), shutil.copytree(folder / "data", tmp_path / "data")
+    (data / "validation-00000.tokens_per_char.npy").unlink()
+    manifest, packed = (json.loads((each / "manifest.json").read_text()) for each in (text, data))
+    *_, late, kept = packed["funnel"]
+    size = len(DENSE * 31)
+    for row in (packed["splits"]["validation"], kept):
+        row["documents"], row["bytes"] = row["documents"] + 1, row["bytes"] + size
+    late["dropped_documents"], late["dropped_bytes"] = late["dropped_documents"] - 1, late["dropped_bytes"] - size
+    (text / "manifest.json").write_text(json.dumps(manifest | {"validation_from_files": True}))
+    (data / "manifest.json").write_text(json.dumps(packed))
+    found = inspect_text(text, data_dir=data)
+    groups = {group["fate"]: group["documents"] for group in found["samples"]}
+    assert (groups["validation"], groups[LATE], found["rules"][-1]["dropped"]) == (2, 1, 1)
+    assert found["funnel"][-1]["documents"] == groups["train"] + groups["validation"]
+    row = next(row for row in found["statistics"] if row["name"] == "tokens_per_char")
+    assert sum(row["kept"]) == groups["train"]
+
+
+def test_the_inspection_of_packed_data_adds_up(stages, tmp_path):
+    data, folders = copy.deepcopy(stages.data), (stages.text, stages.tokenizer["bpe"])
+    data.filters.max_tokens_per_char = 0.33
+    pack(data, None, *folders, tmp_path / "data", silent)
+    found = inspect_text(*folders, tmp_path / "data")
+    groups = {group["fate"]: group["documents"] for group in found["samples"]}
+    splits = {split: Shards(tmp_path / "data", split) for split in ("train", "validation")}
+    assert {split: groups[split] for split in splits} == {split: shards.n_documents for split, shards in splits.items()}
+    before = json.loads((stages.text / "manifest.json").read_text())["funnel"][-1]["documents"]
+    assert before == groups["train"] + groups["validation"] + groups[LATE] and groups[LATE] > 5
+    row = next(row for row in found["statistics"] if row["name"] == "tokens_per_char")
+    assert sum(row["kept"]) == found["funnel"][-1]["documents"] and sum(row["dropped_here"]) == groups[LATE]
+    for sample in next(group for group in found["samples"] if group["fate"] == LATE)["samples"]:
+        assert sample["values"]["tokens_per_char"] > 0.33
+        tokens = len(load_tokenizer(folders[1]).encode(sample["text"], add_special_tokens=False).ids)
+        whole = len(sample["text"]) == sample["chars"]
+        assert not whole or np.float32(tokens / sample["chars"]) == sample["values"]["tokens_per_char"]
 
 
 @given(st.lists(st.floats(-1e6, 1e6, width=32), min_size=1, max_size=60), st.lists(st.floats(-100, 100, width=32), max_size=2),
@@ -106,17 +173,16 @@ def test_values_that_are_no_numbers_are_left_out():
 
 
 def test_samples_are_of_their_fate_seeded_and_short(folder, found):
-    fate_of = {(text[:SAMPLE_CHARS], origin): fate for text, origin, fate in documents()}
+    fate_of = {(text[:SAMPLE_CHARS], origin): packed_fate(text, fate) for text, origin, fate in documents()}
     groups = {group["fate"]: group for group in found["samples"]}
-    assert list(groups) == [*FATES, "max_tokens_per_char"]
-    for name in FATES:
+    assert list(groups) == [*FATES, LATE]
+    for name in groups:
         samples = groups[name]["samples"]
         assert groups[name]["documents"] == count(name) and len(samples) == min(5, count(name))
         assert all(fate_of[sample["text"], sample["origin"]] == name for sample in samples)
     assert groups["min_chars"]["samples"][0]["values"]["chars"] in (7, 8)
     assert groups["exact_dedup"]["samples"][0]["values"] == {"copy of": documents()[3][1]}
     assert groups["max_contaminated_ngrams"]["samples"][0]["values"]["contaminated_by"] == "novels"
-    assert groups["max_tokens_per_char"]["samples"][0]["text"] == "%%% ### $$$"
     again = inspect_text(folder / "text", data_dir=folder / "data")
     other = inspect_text(folder / "text", data_dir=folder / "data", seed=1)
     assert again == found and other["samples"] != found["samples"]
@@ -197,6 +263,17 @@ def test_damage_is_named(tmp_path, spoil, says):
     with pytest.raises(DataError, match=says) as error:
         inspect_text(text)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda data: (data / "train-00001.tokens_per_char.npy").unlink(),
+    lambda data: (data / "train-00001.tokens_per_char.npy").write_bytes(b""),
+    lambda data: np.save(data / "train-00001.tokens_per_char.npy", np.zeros(3, np.float32))])
+def test_damaged_numbers_of_packing_are_named(folder, tmp_path, spoil):
+    data = shutil.copytree(folder / "data", tmp_path / "data")
+    spoil(data)
+    with pytest.raises(DataError, match=r"train-00001\.tokens_per_char\.npy: .*; run: cram data --force"):
+        inspect_text(folder / "text", data_dir=data)
 
 
 def test_data_packed_from_other_text_is_refused(folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from data_prep import language
 from data_prep.errors import DataError
-from data_prep.language import identify, sample
+from data_prep.language import check_languages, identify, sample
 
 SENTENCES = {
     "en": "The committee will meet again on Thursday to discuss the results of the survey.",
@@ -67,8 +67,25 @@ def test_long_documents_take_no_longer():
     assert time.process_time() - start < 1
 
 
+def test_codes_that_are_given():
+    check_languages([*identify([*SENTENCES.values(), ""])[0], "yue"])
+    check_languages([])
+    assert {*language.OTHER_NAMES} <= {*language._identifier().labels}
+
+
+@pytest.mark.parametrize("written, meant", [
+    ("ger", "de"), ("deu", "de"), ("English", "en"), ("germann", "de"), ("EN", "en"), ("en-US", "en"), ("zh_CN", "zh"),
+    ("xx", None)])
+def test_codes_that_are_never_given(written, meant):
+    advice = f"did you mean '{meant}'\\?" if meant else "known are ace, af, .*, de, .*, zu, zxx"
+    with pytest.raises(DataError, match=rf"^data\.filters\.languages: '{written}' is no language .*; {advice}$"):
+        check_languages(["en", written])
+
+
 def test_absent_library_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "py3langid.langid", None)
     language._identifier.cache_clear()
     with pytest.raises(DataError, match=r"data\.identify_language needs py3langid.*pip install 'cram-lm\[web\]'"):
         identify(["text"])
+    with pytest.raises(DataError, match=r"py3langid, which is not installed"):
+        check_languages(["en"])

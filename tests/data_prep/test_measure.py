@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from cram.schema import Edits
 from data_prep import measure
+from data_prep.errors import DataError
 from data_prep.measure import measure_corpus
 from data_prep.measured import Measured
 from data_prep.parts import cut_parts, fingerprint
@@ -59,13 +60,16 @@ def test_rows_of_any_documents(tmp_path, monkeypatch):
     assert measured.column("chars").tolist() == list(map(len, texts))
 
 
-def test_a_giant_document_is_measured_by_its_beginning_and_kept_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure, "MEASURED_CHARS", 500)
-    giant = "word " * 300 + "{" * 900 + "e\u0301"
-    measure_corpus(files_data(write_jsonl(tmp_path / "a.jsonl", [*prose(5), giant])), tmp_path / "m", "key", silent)
-    row = Measured(tmp_path / "m").rows(np.array([5]), "text", "chars", "bytes", "words", "curly_bracket")[0]
-    assert row["text"] == giant.replace("e\u0301", "\u00e9") and row["chars"] == len(row["text"])
-    assert row["bytes"] == len(row["text"].encode()) and row["words"] == 100 and not row["curly_bracket"]
+def test_a_giant_document_is_measured_to_its_end(tmp_path):
+    """Sources cut it into pieces, and every piece is judged."""
+    texts = prose(5)
+    giant = "a fine sentence of words. " * 100_000 + "lorem ipsum"
+    data = files_data(write_jsonl(tmp_path / "a.jsonl", [*texts, giant]), part_bytes=10**7)
+    measure_corpus(data, tmp_path / "m", "key", silent)
+    measured = Measured(tmp_path / "m")
+    pieces = measured.rows(np.arange(5, len(measured)), "text", "chars", "placeholder", "origin")
+    assert len(pieces) == 2 and " ".join(piece["text"] for piece in pieces) == giant
+    assert all(piece["chars"] > 1_000_000 for piece in pieces) and [piece["placeholder"] for piece in pieces] == [False, True]
 
 
 def test_gophers_rules_see_the_text_before_edits(tmp_path):
@@ -79,6 +83,14 @@ def test_gophers_rules_see_the_text_before_edits(tmp_path):
     manifest = json.loads((tmp_path / "m/manifest.json").read_text())
     assert [(edit["edit"], edit["items"]) for edit in manifest["edits"]] == [
         ("min_line_words", 3 + 5), ("blank", 5)]                                  # the titles of prose(), and a blank line each
+
+
+def test_held_out_files_without_text(tmp_path):
+    empty = write_jsonl(tmp_path / "held.jsonl", ["", "menu"])
+    data = files_data(write_jsonl(tmp_path / "a.jsonl", prose(5)), validation_files=[str(empty)], edits=Edits(min_line_words=3))
+    with pytest.raises(DataError, match=r"data\.validation_files hold no text \(after data\.edits"):
+        measure_corpus(data, tmp_path / "m", "key", silent)
+    assert not (tmp_path / "m/manifest.json").exists()
 
 
 def test_decontamination(tmp_path):

@@ -139,26 +139,6 @@ def test_four_bytes_a_token_where_two_do_not_suffice(made, tmp_path):
     assert np.array_equal(wide.read(0, wide.n_tokens), narrow.read(0, narrow.n_tokens))
 
 
-def test_rule_on_tokens_per_character(made, tmp_path):
-    plain, dense = prose(60), [f"{index} " + "\u1234\u4321\u2345\u5432" * 60 for index in range(20)]
-    text = write_text(tmp_path / "text", [plain[:20] + dense[:4], dense[4:14], plain[20:40]], plain[40:] + dense[14:])
-    data = data_section(max_tokens_per_char=1.0)
-    pack(data, None, text, made.tokenizer["bpe"], tmp_path / "out", silent)
-    manifest = json.loads((tmp_path / "out/manifest.json").read_text(encoding="utf-8"))
-    *_, rule, kept = manifest["funnel"]
-    assert rule == {"rule": "max_tokens_per_char", "dropped_documents": 20, "dropped_bytes": sum(map(size, dense))}
-    assert kept == {"rule": "kept", "documents": 60, "bytes": sum(map(size, plain))}
-    assert manifest["samples"]["max_tokens_per_char"] == [text[:300] for text in dense[14:19]]   # the first: held-out ones
-    assert [shard["file"] for shard in manifest["splits"]["train"]["shards"]] == ["train-00000.bin", "train-00002.bin"]
-    held = [json.loads(line)["text"] for line in (tmp_path / "out/validation.jsonl").read_text(encoding="utf-8").splitlines()]
-    assert held == plain[40:] and Shards(tmp_path / "out", "validation", verify=True).n_documents == 20
-
-    data.filters.max_tokens_per_char = 0.001
-    with pytest.raises(DataError, match=r"no document is left of 80 read \(dropped: max_tokens_per_char 80\)"):
-        pack(data, None, text, made.tokenizer["bpe"], tmp_path / "out", silent)
-    assert not (tmp_path / "out/manifest.json").exists()
-
-
 # ---- cut off and gone on ---------------------------------------------------------------------------------------------
 
 CHILD = """

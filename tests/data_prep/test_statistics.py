@@ -5,7 +5,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from data_prep.bad_words import BadWords
@@ -106,6 +106,7 @@ def grams(text):
 
 @settings(deadline=None)         # the first call builds the table of character classes
 @given(documents)
+@example(["\n"])
 def test_statistics_are_those_of_the_definitions(texts):
     measured = measure(Block(texts))
     for index, text in enumerate(texts):

@@ -160,7 +160,17 @@ def test_near_duplicates(tmp_path, mode):
     assert (len(clusters) >= 114) == (mode != "off") and set(clusters["kind"].to_pylist()) <= {"near"}
 
 
-def test_verified_pairs_only(tmp_path):
+def test_copies_share_the_fate_of_their_original(tmp_path):
+    first = max(prose(50), key=len)
+    second = edited(first, 1)
+    train, validation, manifest = run(tmp_path, [first, second, second, first, *prose(40, seed=3)], exact_dedup=False)
+    kept = [*train, *validation]
+    assert kept.count(first) == 2 and kept.count(second) == 0               # near copies of what is kept go, exact ones stay
+    assert next(row for row in manifest["funnel"] if row["rule"] == "near_dedup")["dropped_documents"] == 2
+
+
+def test_verified_pairs_only(tmp_path, monkeypatch):
+    monkeypatch.setattr("data_prep.duplicates.PAIRS_BYTES", 5000)
     texts = [text for text in prose(400) if len(text) > 900][:60]
     copies = [edited(text, number) for number, text in enumerate(texts)]
 
@@ -228,8 +238,8 @@ def test_nothing_passes_the_filters(tmp_path):
 
 
 def test_one_document_corpus(tmp_path):
-    refused(tmp_path, prose(1), r"the (train|validation) split is empty: 1 of 1 documents are kept .*"
-                                r"add documents \(at least two are needed\), or (lower|raise) data\.validation_fraction")
+    refused(tmp_path, prose(1), r"the (train|validation) split is empty: 1 of 1 documents are kept, and .*"
+                                r"add documents \(at least two that differ are needed\), or (lower|raise) data\.validation_fraction")
 
 
 def test_every_document_is_held_out(tmp_path):
@@ -238,7 +248,14 @@ def test_every_document_is_held_out(tmp_path):
 
 
 def test_held_out_text_does_not_fit(tmp_path):
-    refused(tmp_path, prose(20), "the validation split is empty", validation_max_bytes=10)
+    refused(tmp_path, prose(20), "the validation split is empty: .*validation_surplus .*data.validation_max_bytes=10: raise it",
+            validation_max_bytes=10)
+
+
+def test_everything_resembles_what_is_held_out(tmp_path):
+    held = write_jsonl(tmp_path / "held.jsonl", prose(5))
+    refused(tmp_path / "a", prose(5), "the train split is empty: .*exact_dedup 5.*what resembles data.validation_files is not",
+            validation_files=[str(held)])
 
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.1, 7])

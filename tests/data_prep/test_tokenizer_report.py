@@ -1,6 +1,7 @@
 """The report on a tokenizer, against counts made by hand and by the library."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from data_prep.domains import samples
 from data_prep.errors import DataError
 from data_prep.text import read_split
 from data_prep.tokenizer import load_tokenizer
-from data_prep.tokenizer_report import HELD_OUT, evaluate, read_domain, to_markdown
+from data_prep.tokenizer_report import HELD_OUT, evaluate, names_of, read_domain, to_markdown
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +105,25 @@ def test_domain_files(tmp_path):
     (tmp_path / "b.jsonl").write_text('{"text": "one\\u2028"}\n\n{"text": "two", "id": 3}\n', encoding="utf-8")
     assert read_domain(tmp_path / "a.txt") == ["One document.\n\nStill one."]
     assert read_domain(str(tmp_path / "b.jsonl")) == ["one\u2028", "two"]
+
+
+@pytest.mark.parametrize("paths, names", [
+    (["a/llama.json", "gpt/tokenizer.json", "my.tokenizer.json"], ["llama", "gpt", "my.tokenizer"]),
+    (["runs/a/tokenizer/tokenizer.json", "runs/b/tokenizer/tokenizer.json"], ["a/tokenizer", "b/tokenizer"]),
+    (["x/one/tokenizer.json", "y/one/tokenizer.json", "two.json"], ["x/one", "y/one", "two"]),
+    (["/this/tokenizer.json", "/t/bytes.json", "/words.json"], ["this", "t/bytes", "words"]),
+    (["/v/a/m.json", "/w/a/m.json", "/a/m.json", "/w/a/../../v/m.json"], ["v/a/m", "w/a/m", "a/m", "v/m"])])
+def test_references_are_named_by_as_many_folders_as_it_takes(paths, names):
+    assert names_of([Path(path) for path in paths]) == names
+
+
+def test_two_tokenizers_of_this_project_as_references(stages, tmp_path, reference):
+    paths = [tmp_path / run / "tokenizer" / "tokenizer.json" for run in ("one", "two")]
+    for path in paths:
+        path.parent.mkdir(parents=True)
+        path.write_bytes(reference.read_bytes())
+    report = evaluate(stages.tokenizer["bpe"], stages.text, references=paths, max_bytes=20_000)
+    assert report["tokenizers"] == ["this", "one/tokenizer", "two/tokenizer", "bytes", "words"]
 
 
 @pytest.mark.parametrize("name, content, message", [
