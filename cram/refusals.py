@@ -26,7 +26,8 @@ RANGES: dict[Rule, tuple[str, ...]] = {
     COUNT: (
         "data.max_bytes", "data.validation_max_bytes", "data.part_bytes", "data.workers", "data.filters.max_chars",
         "data.filters.max_word_length", "data.filters.max_words", "data.edits.min_line_words", "data.edits.max_line_word_chars",
-        "data.near_dedup.shingle_words", "data.near_dedup.bands", "data.near_dedup.rows", "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
+        "data.near_dedup.shingle_words", "data.near_dedup.bands", "data.near_dedup.rows",
+        "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
         "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "objective.mask_rate_levels",
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
         "train.threads", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.validation_tokens",
@@ -34,10 +35,12 @@ RANGES: dict[Rule, tuple[str, ...]] = {
     NOT_NEGATIVE: (
         "seed", "data.filters.min_chars", "data.filters.min_words", "data.filters.min_sentences", "data.filters.min_stop_words",
         "data.filters.max_contaminated_ngrams", "data.filters.min_mean_word_length", "data.filters.max_hash_ratio",
-        "data.filters.max_ellipsis_ratio", "data.filters.max_newline_ratio", "objective.z_loss", "optimizer.weight_decay", "train.reserve",
+        "data.filters.max_ellipsis_ratio", "data.filters.max_newline_ratio",
+        "objective.z_loss", "optimizer.weight_decay", "train.reserve",
         "evaluate.minimal_pairs", "telemetry.usd_per_hour"),
     POSITIVE: (
-        "data.filters.max_tokens_per_char", "data.filters.max_mean_word_length", "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
+        "data.filters.max_tokens_per_char", "data.filters.max_mean_word_length",
+        "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
         "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
         "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "telemetry.heartbeat"),
     SHARE: (
@@ -110,7 +113,8 @@ def _data(config: Config, places: dict[str, str]):
         yield (("data.filters.languages", "data.identify_language"),
                "data.filters.languages needs data.identify_language=true, which measures them")
     if data.part_bytes > 1_000_000_000:
-        yield ("data.part_bytes",), f"data.part_bytes {data.part_bytes:,} is over 1,000,000,000, more than one Arrow array holds"
+        yield (("data.part_bytes",),
+               f"data.part_bytes {data.part_bytes:,} is over 1,000,000,000, more than one Arrow array may hold")
     if data.decontaminate and filters.max_contaminated_ngrams is None:
         yield (("data.filters.max_contaminated_ngrams", "data.decontaminate"),
                "data.decontaminate does nothing with data.filters.max_contaminated_ngrams=null; set it to 0")
@@ -134,8 +138,9 @@ def _data(config: Config, places: dict[str, str]):
                "data.packing=best-fit fills rows up with [PAD], which model.document_mask=false would let real tokens see; "
                "use data.packing=stream")
     if config.tokenizer.sample_bytes > 10_000_000_000:
-        yield (("tokenizer.sample_bytes",), f"tokenizer.sample_bytes {config.tokenizer.sample_bytes:,} is over 10,000,000,000: the "
-                                            "trainer counts pairs in 32 bits, and beyond that the most frequent could overflow")
+        yield (("tokenizer.sample_bytes",),
+               f"tokenizer.sample_bytes {config.tokenizer.sample_bytes:,} is over 10,000,000,000: the trainer counts pairs in "
+               "32 bits, and beyond that the most frequent could overflow")
     size = config.tokenizer.vocab_size
     if size > 2**31:
         yield ("tokenizer.vocab_size",), f"tokenizer.vocab_size {size} is over 2^31, more than a token id can be"

@@ -128,8 +128,8 @@ class NearDedup:
     rows: int = key(
         8, "values a band: probability 1 - (1 - J^rows)^bands at Jaccard similarity J (FineWeb: 14 x 8, 0.92 at 0.8)")
     verify: Optional[float] = key(
-        None, "ask for this Jaccard similarity of the shingles, of each candidate with the first and the previous one of its band; "
-        "null: trust the bands")
+        None, "ask for this Jaccard similarity of the shingles, of each candidate with the first and the previous one of its "
+        "band; null: trust the bands")
 
 
 @dataclass

@@ -239,7 +239,7 @@ def test_nothing_passes_the_filters(tmp_path):
 
 def test_one_document_corpus(tmp_path):
     refused(tmp_path, prose(1), r"the (train|validation) split is empty: 1 of 1 documents are kept, and .*"
-                                r"add documents \(at least two that differ are needed\), or (lower|raise) data\.validation_fraction")
+                                r"add documents \(at least two that differ are needed\), or (lower|raise) data\.validation")
 
 
 def test_every_document_is_held_out(tmp_path):
