@@ -349,7 +349,7 @@ def test_a_budget_that_is_gone_is_never_charged_again(tiny, small_config, tmp_pa
 def test_the_plan_names_the_threads_that_compute(tiny, small_config, tmp_path):
     said = []
     run(small_config("train.threads=1", budget="2 steps"), tiny, tmp_path, said=said)
-    assert any("CPU, 1 threads" in line for line in said)
+    assert any("CPU, 1 thread," in line for line in said)
     assert any(line == "pretrain: 2 steps; 2 steps of 2 steps spent (100.0%)" for line in said)
 
 
