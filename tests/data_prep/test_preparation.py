@@ -97,7 +97,11 @@ def test_on_a_ray_cluster(corpus, straight, tmp_path):
 
 @pytest.mark.slow
 def test_thresholds_change_without_measuring_again(corpus, tmp_path):
-    run(corpus, tmp_path, "data.workers=1")
-    done = subprocess.run(command(corpus, tmp_path, "data.filters.min_chars=900"), env=environment(), cwd=ROOT,
-                          capture_output=True, text=True)
-    assert "measure: fresh" in done.stdout and "text: changed: data.filters.min_chars 200 -> 900" in done.stdout
+    def text(*settings: str) -> str:
+        arguments = command(corpus, tmp_path, *settings)
+        arguments[arguments.index("data")] = "text"
+        return subprocess.run(arguments, env=environment(), cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert "measure: missing" in text()
+    again = text("data.filters.min_chars=900")
+    assert "measure: fresh" in again and "text: changed: data.filters.min_chars 200 -> 900" in again
