@@ -54,5 +54,5 @@ def expected(kind: Any) -> str:
     if origin is Literal:
         return f"one of {', '.join(arguments)}"
     if origin is list:
-        return "a list of texts"
+        return "a list of texts" if arguments[0] is str else "a list of [progress, value] pairs"
     return {int: "a whole number", float: "a number", bool: "true or false", str: "text"}[kind]

@@ -12,8 +12,8 @@ from typing import Literal, Optional
 
 from cram.schema_data import Data, Edits, Filters, NearDedup, Tokenizer, key
 
-__all__ = ["Config", "Data", "Edits", "Evaluate", "Filters", "Model", "NearDedup", "Objective", "Optimizer", "Schedule",
-           "Telemetry", "Tokenizer", "Train"]
+__all__ = ["Config", "Data", "Distill", "Edits", "Evaluate", "Filters", "Model", "NearDedup", "Objective", "Optimizer",
+           "Schedule", "Telemetry", "Tokenizer", "Train"]
 
 
 @dataclass
@@ -32,6 +32,9 @@ class Model:
     position: Literal["rope", "scaled_sinusoidal", "none"] = key(
         "rope", "rope: rotary (Su et al. 2021), restarting at each document; scaled_sinusoidal: cramming's, one learned scale")
     rope_base: float = key(10000.0, "rope: base of the wavelengths")
+    rope_base_end: Optional[float] = key(
+        None, "rope: base once train.sequence_schedule has reached the full row (context extension by adjusted base frequency, "
+        "Xiong et al. 2023, section 2.1); null: rope_base throughout")
     attention: Literal["auto", "triton", "sdpa", "flex", "varlen"] = key(
         "auto", "back end: triton (cram's fused kernels, Ampere cards and newer), sdpa (PyTorch's, everywhere), flex and "
         "varlen (PyTorch's, CUDA, for comparison); auto: triton where it runs, else sdpa")
@@ -42,6 +45,10 @@ class Model:
     zero_init: bool = key(True, "residual branches start at zero: output projections are initialised to 0")
     init_std: float = key(0.02, "standard deviation of weight initialisation")
     logit_softcap: Optional[float] = key(None, "cap * tanh(logits / cap) (Gemma 2); null: none")
+    value_embeddings: bool = key(
+        False, "every other layer adds a gated embedding of its input token to its values (Zhou et al. 2024; modded-nanogpt)")
+    residual_scalars: bool = key(
+        False, "each block reads a x + b x0, x0 the embedded tokens, with learned a (from 1) and b (from 0) (modded-nanogpt)")
     window: Optional[int] = key(None, "attend at most this many tokens to each side; null: whole document")
     document_mask: bool = key(True, "attention never crosses a document boundary; false: whole row, as cramming and nanoGPT")
 
@@ -50,7 +57,10 @@ class Model:
 class Objective:
     """What is predicted."""
 
-    type: Literal["masked", "causal"] = key("masked", "masked: BERT's cloze task; causal: next token")
+    type: Literal["masked", "causal", "hybrid"] = key(
+        "masked", "masked: BERT's cloze task; causal: next token; hybrid: one model learns both, each hidden token predicted "
+        "by the position before it (GPT-BERT, Charpentier & Samuel 2024)")
+    causal_share: float = key(0.5, "hybrid: share of the micro-batches that are causal; the others are masked")
     mask_rate: float = key(0.3, "masked: share of tokens predicted at the start (Wettig et al. 2023)")
     mask_rate_end: Optional[float] = key(None, "masked: share at the end, falling linearly in a few steps; null: constant")
     mask_rate_levels: int = key(4, "masked: number of distinct rates on the way (each compiles once)")
@@ -63,8 +73,10 @@ class Objective:
 class Optimizer:
     """Update rule. Decoupled weight decay (Loshchilov & Hutter 2019) on everything but gains, biases and scales."""
 
-    type: Literal["adamw", "muon"] = key("muon", "adamw for all; or muon for hidden matrices (Jordan 2024), adamw for the rest")
-    lr: float = key(1e-3, "peak learning rate of AdamW parameters")
+    type: Literal["adamw", "muon", "adalomo"] = key(
+        "muon", "adamw for all; muon for hidden matrices (Jordan 2024), adamw for the rest; adalomo for all, with factored "
+        "second moments (Lv et al. 2023)")
+    lr: float = key(1e-3, "peak learning rate of AdamW parameters; of all with AdaLomo, there relative to a parameter's size")
     embedding_lr: Optional[float] = key(None, "peak learning rate of embedding and head (AdamW); null: lr")
     muon_lr: float = key(
         0.02, "peak learning rate of Muon matrices (update has RMS 0.2 x this, as in Moonlight, Liu et al. 2025)")
@@ -74,6 +86,12 @@ class Optimizer:
     momentum: float = key(0.95, "Muon: Nesterov momentum")
     weight_decay: float = key(0.01, "per unit of learning rate")
     clip: Optional[float] = key(1.0, "clip the global gradient norm to this; null: never")
+    cautious: bool = key(False, "cautious weight decay: only where the update has the weight's sign (Chen et al. 2025)")
+    fused_backward: bool = key(
+        False, "AdaLomo: update each parameter as soon as its gradient is there and free that (LOMO, Lv et al. 2023)")
+    state_bits: int = key(32, "AdamW: bits of its two moments, 32 or 8 (Dettmers et al. 2022; needs bitsandbytes)")
+    offload: bool = key(
+        False, "AdamW: its moments and its step live in the computer's memory, not the card's (ZeRO-Offload, Ren et al. 2021)")
 
 
 @dataclass
@@ -101,6 +119,15 @@ class Train:
     batch_tokens: int = key(16384, "tokens per optimizer step (global batch); a multiple of sequence_length")
     batch_ramp: float = key(0.0, "share of the budget over which the batch grows linearly from batch_start_tokens; 0: off")
     batch_start_tokens: Optional[int] = key(None, "batch at p = 0 when batch_ramp > 0, tokens")
+    sequence_schedule: list[list[float]] = key(
+        [], "[[0, 128], [0.7, 512]]: from these progresses on, rows are cut into pieces of so many tokens; ends at "
+        "sequence_length, which is then the context extension of a model trained on short rows (LongRecipe, Hu et al. 2024)")
+    window_schedule: list[list[float]] = key(
+        [], "[[0, 32], [0.5, 128]]: from these progresses on, attention reaches so far to each side; ends at model.window, "
+        "or at sequence_length when that is null")
+    layer_schedule: list[list[float]] = key(
+        [], "[[0, 6], [0.3, 12]]: start with so many blocks and stack copies of them on top (Gong et al. 2019); ends at "
+        "model.layers")
     micro_batch_tokens: Optional[int] = key(
         None, "tokens per forward/backward; null: on CUDA the largest that fits, measured and charged; on CPU batch_tokens "
         "up to 8192")
@@ -111,6 +138,22 @@ class Train:
         "plain", "last layer and cross-entropy: plain holds all logits; chunked a few rows at a time, gradient included: less "
         "memory (kernels/loss.py)")
     compile: Literal["auto", "on", "off"] = key("auto", "torch.compile; auto: on for CUDA, off for CPU")
+    recompute: Literal["none", "selective", "full"] = key(
+        "none", "activations kept for the backward pass: none recomputed; selective: the results of matrix products and attention "
+        "only (Korthikanti et al. 2022); full: the inputs of blocks only (Chen et al. 2016)")
+    fp8: bool = key(False, "matrix products of the blocks in 8-bit floats, e4m3 forward, e5m2 backward (Micikevicius et al. "
+                    "2022); cards of compute capability 8.9 and newer")
+    ema: Optional[float] = key(
+        None, "keep an exponential moving average of the weights with this decay a step; it is what is validated and evaluated")
+    parallel: Literal["none", "ddp", "fsdp", "tp"] = key(
+        "none", "under torchrun: ddp: every process holds the model; fsdp: shards of it (FSDP2, ZeRO stage 3); tp: each layer "
+        "is split (Megatron-LM). The budget is charged wall time x processes")
+    spike_sigmas: Optional[float] = key(
+        6.0, "skip a step whose loss lies more than so many standard deviations above the mean of the last spike_window steps; "
+        "null: only what is not finite")
+    spike_window: int = key(128, "steps of that memory; nothing is judged before it is full")
+    skip_limit: int = key(10, "so many skipped steps in a row: go back to the newest checkpoint and skip the text since")
+    rollback_limit: int = key(2, "so often at most; then the run stops with advice")
     threads: Optional[int] = key(None, "CPU threads of torch; null: torch's own choice")
     deterministic: bool = key(True, "ask torch for deterministic algorithms (same bits on the same machine)")
     checkpoint_every: Optional[float] = key(
@@ -122,6 +165,17 @@ class Train:
     reserve: Optional[float] = key(
         None, "seconds kept back at the end; null: measured (slowest recent step, slowest save, margin)")
     replay: Optional[str] = key(None, "path of a recorded progress.f64: follow it instead of the clock, bit for bit")
+
+
+@dataclass
+class Distill:
+    """Learning from a teacher (Hinton et al. 2015) that the same budget has paid for."""
+
+    teacher: Optional[str] = key(
+        None, "pretraining folder of a finished run with the same tokenizer, such as runs/big/pretrain; its whole ledger is "
+        "charged to this budget first; null: no teacher")
+    weight: float = key(0.5, "share of the teacher in the loss; the rest is cross-entropy with the text")
+    temperature: float = key(1.0, "both distributions are softened by it; the term is multiplied by its square")
 
 
 @dataclass
@@ -166,5 +220,6 @@ class Config:
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
     train: Train = field(default_factory=Train)
+    distill: Distill = field(default_factory=Distill)
     evaluate: Evaluate = field(default_factory=Evaluate)
     telemetry: Telemetry = field(default_factory=Telemetry)
