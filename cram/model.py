@@ -185,10 +185,11 @@ class Transformer(nn.Module):
                 nn.init.zeros_(block.attention.out.weight)
                 nn.init.zeros_(block.mlp.down.weight)
 
-    def forward(self, ids_N: Tensor, documents: Documents) -> Tensor:
-        """Token ids int64 [N] to hidden states [N, D], normalised, ready for ``logits``."""
+    def forward(self, ids_N: Tensor, documents: Documents, causal: Optional[bool] = None) -> Tensor:
+        """Token ids int64 [N] to hidden states [N, D], normalised, ready for ``logits``. causal: None: as built."""
         x_ND = self.embedding(ids_N)
-        view = View(self.config, documents, len(ids_N), self.causal, ids_N.device, self.backend)
+        causal = self.causal if causal is None else causal
+        view = View(self.config, documents, len(ids_N), causal, ids_N.device, self.backend)
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
         x_ND = self.embedding_norm(x_ND)
