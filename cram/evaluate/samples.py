@@ -80,7 +80,8 @@ def fill_blanks(model: Any, tokenizer: Any, sentence: str, *, top: int = 5,
             for row in zip(best.indices.tolist(), best.values.tolist())]
 
 
-def one_sample(model: Any, tokenizer: Any, evaluate: Any, *, tokens: int = 24, device: str | torch.device = "cpu") -> str | None:
+def one_sample(model: Any, tokenizer: Any, evaluate: Any, *, tokens: int = 24,
+               device: str | torch.device = "cpu") -> Optional[str]:
     """A short look for the middle of a run: the first prompt continued, or the first sentence with its blanks filled
     (likeliest token first); None when ``evaluate`` (``cram.schema.Evaluate``) lists none."""
     if model.causal:
