@@ -124,6 +124,6 @@ def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
     state = load_newest(run_dir / "checkpoints", None, say, device)
     if state is None:
         raise CramError(f"{run_dir / 'checkpoints'}: no good checkpoint; the command that made the run resumes it, or says what to do")
-    model = build(config.model, state["vocab_size"], config.objective.type == "causal")
+    model = build(config.model, state["vocab_size"], config.objective.type != "masked")
     model.load_state_dict(state["model"])
     return model.to(device).eval()

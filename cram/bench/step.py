@@ -23,7 +23,7 @@ from cram.bench.measure import HostTimer, attempt, no_silent_fallback, race
 from cram.config import load
 from cram.device import Device, choose_device, keep_freed_memory
 from cram.model import Transformer, build, refuse_attention
-from cram.objective import cross_entropy_sum
+from cram.objective import Loss
 from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
 from cram.ops import BACKENDS
 from cram.sizing import choose_micro_batch
@@ -66,7 +66,8 @@ class Competitor:
         refuse_attention(config.model, device.kind)
         self.config, self.device = config, device
         self.model = new_model(config, device)
-        self.loss_sum = torch.compile(cross_entropy_sum, dynamic=False) if device.compile else cross_entropy_sum
+        loss = Loss(self.model, config.objective, chunked=False)
+        self.loss = torch.compile(loss, dynamic=False) if device.compile else loss
         self.optimizers = make_optimizers(self.model, config.optimizer)
         set_learning_rate(self.optimizers, LEARNING_RATE)
         self.scale = LossScale(enabled=device.scaled).scale
@@ -81,10 +82,9 @@ class Competitor:
         loss_sum = torch.zeros((), device=self.device.kind)
         for micro in batch:
             with self.device.autocast():
-                loss = self.loss_sum(self.model, micro.ids_N, micro.documents, micro.positions_K, micro.labels_K,
-                                     self.config.objective.z_loss)
-            (loss * (self.scale / predicted)).backward()
-            loss_sum += loss.detach()
+                total, nats = self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
+            (total * (self.scale / predicted)).backward()
+            loss_sum += nats
         finish_gradients(list(self.model.parameters()), self.scale, self.config.optimizer.clip)
         for optimizer in self.optimizers:
             optimizer.step()
@@ -109,7 +109,7 @@ class Competitor:
 
 
 def new_model(config, device: Device) -> Transformer:
-    return build(config.model, config.tokenizer.vocab_size, config.objective.type == "causal", seed=config.seed).to(device.kind)
+    return build(config.model, config.tokenizer.vocab_size, config.objective.type != "masked", seed=config.seed).to(device.kind)
 
 
 @contextlib.contextmanager
@@ -186,7 +186,7 @@ def make_batch(config, device: Device, tokens: int, micro_tokens: int) -> list[M
     text = RandomText(config.tokenizer.vocab_size, tokens)
     batches = Batches(text, config.objective, row=row, seed=config.seed, device=device.kind)
     try:
-        return batches.step(0, 0, micro_batches=tokens // micro_tokens, micro_rows=micro_tokens // row,
-                            mask_rate=config.objective.mask_rate, prefetch=False)
+        return batches.step(0, 0, rows=tokens // row, micro_rows=micro_tokens // row, mask_rate=config.objective.mask_rate,
+                            prefetch=False)
     finally:
         batches.close()
