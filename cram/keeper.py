@@ -29,7 +29,7 @@ class Keeper:
             self._restore(state)
             pace.load_state_dict(state["pace"])
         self.lost = ledger.resume(self.at.step)  # since that checkpoint: spent, and stays charged
-        self.record = Record(run_dir, self.at.step) if world.main else Follower(ledger.budget)
+        self.record = Record(run_dir, self.at.step) if world.main else Follower(ledger.budget, run_dir)
 
     def save(self) -> None:
         """A durable checkpoint of this moment, charged; the same moment is not saved twice."""
@@ -42,7 +42,7 @@ class Keeper:
             if self.world.main:
                 self.ledger.checkpoint(self.at.step)
                 checkpoint.save(self.folder, state, step=self.at.step, run_id=self.run_id,
-                                keep=self.config.train.keep_checkpoints)
+                                keep=self.config.train.keep_checkpoints, say=self.say)
         self.saved_step = self.at.step
         self.pace.saved(time.perf_counter() - started)
 
@@ -58,6 +58,7 @@ class Keeper:
                 self._restore(state)
                 at.first_row, at.jumps = first_row, [*jumps, [at.step, first_row]]
                 self.record.cut(at.step)
+                self.learner.guard.pardon()
                 lost, self.saved_step = self.ledger.roll_back(at.step), None
                 self.save()  # a run killed now must not read that text again
                 return lost
@@ -65,7 +66,11 @@ class Keeper:
                         "train.precision=fp32: that is a new run with a budget of its own")
 
     def _newest(self) -> Optional[dict]:
-        return self.world.main_first(lambda: checkpoint.load_newest(self.folder, self.run_id, self.say, "cpu"))
+        """The newest good checkpoint, which the first process reads; the others get all of it but the large tensors."""
+        state = checkpoint.load_newest(self.folder, self.run_id, self.say) if self.world.main else None
+        large = ("model", "optimizers")
+        small = self.world.share(state and {name: value for name, value in state.items() if name not in large})
+        return small and {**small, **{name: state and state[name] for name in large}}
 
     def _restore(self, state: dict) -> None:
         self.learner.load_state_dict(state)

@@ -43,20 +43,23 @@ class Learner:
         torch.manual_seed(config.seed)
         self.model = build(config.model, vocab_size, config.objective.type != "masked", seed=config.seed).to(device.kind)
         self.model.recompute = train.recompute
-        self._take_on(shape_at(0.0, config, train.batch_tokens))
+        self.shape = shape_at(0.0, config, train.batch_tokens)
+        take_on(self.model, self.shape)
         if train.fp8:
             if reason := fp8.why_not(device.kind):
                 raise CramError(f"train.fp8=true: {reason}; use train.fp8=false")
             fp8.convert(self.model)
-        loss = Loss(self.model, config.objective, train.loss == "chunked", teacher, config.distill)
+        self.loss = Loss(self.model, config.objective, train.loss == "chunked", teacher, config.distill)
         if device.compile:
-            loss.compile(dynamic=False)
-        self.loss = world.wrap(loss)
+            for part in self.model.blocks if train.parallel in ("fsdp", "tp") else [self.loss]:
+                part.compile(dynamic=False)
+        self.loss = world.wrap(self.loss)
         self.optimizers = Optimizers(self.model, config.optimizer)
-        self.loss_scale = LossScale(device.scaled, device.kind)
+        self.loss_scale = LossScale(device.scaled, device=device.kind)
         self.guard = Guard(train, device.kind)
         self.ema = EMA(self.model, train.ema) if train.ema is not None else None
-        self._replica: Optional[Transformer] = None
+        self._skip: Optional[Tensor] = None  # the guard's verdict on a fused backward pass
+        self._averaged: Optional[Transformer] = None
 
     def enter(self, shape: Shape) -> None:
         """Take on the shape of the coming step: depth (new blocks are stacked), window, rotary base."""
@@ -64,10 +67,11 @@ class Learner:
             pairs = self.model.stack(shape.layers)
             self.optimizers.copy_state(pairs)
             if self.ema is not None:
-                self.ema.copy_state(pairs)
+                self.ema.copy(self.model, pairs)
         if shape.changes_the_loss(self.shape):
             self.guard.reset()
-        self._take_on(shape)
+        self.shape = shape
+        take_on(self.model, shape)
 
     def backward(self, micro_batches: list, predicted: int) -> Tensor:
         """Gradients of the mean loss over ``predicted`` tokens, the number in all processes. Returns the sum of the loss,
@@ -79,7 +83,8 @@ class Learner:
                 with self.device.autocast():
                     total, nats = self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
                 if self.optimizers.fused:  # parameters change as soon as their gradients are there
-                    self.optimizers.before_backward(self.guard.judge(nats / predicted, None))
+                    self._skip = self.guard.judge(nats / predicted)
+                    self.optimizers.before_backward(self._skip)
                 (total * factor).backward()
             nats_sum += nats
         return self.world.reduce(nats_sum)
@@ -87,11 +92,9 @@ class Learner:
     def update(self, loss: Tensor) -> tuple[Optional[Tensor], Tensor]:
         """One optimizer step, unless the guard finds that loss, the mean over the step, or its gradient impossible. Returns the
         norm of the gradient and the guard's verdict (1: skipped), float32 [] each; nothing waits for the device."""
-        norm = None
-        if self.optimizers.fused:
-            skip = self.guard.verdict
-        else:
-            norm = finish_gradients([*self.model.parameters()], self.loss_scale.scale, self.config.optimizer.clip, self.world)
+        norm, skip = None, self._skip
+        if not self.optimizers.fused:
+            norm = finish_gradients([*self.model.parameters()], self.loss_scale.scale, self.config.optimizer.clip)
             skip = self.guard.judge(loss, norm)
         self.optimizers.step(skip)
         self.optimizers.zero_grad()
@@ -106,8 +109,8 @@ class Learner:
         row = self.config.train.sequence_length
         rows = micro_tokens // row
         if rows == 1 or self.optimizers.fused:  # part of a fused update may have happened
-            raise CramError(f"out of memory with micro-batches of {micro_tokens:,} tokens: make the model or the batch smaller, or "
-                            "shorten train.sequence_length, or set train.recompute=full")
+            raise CramError(f"out of memory with micro-batches of {micro_tokens:,} tokens: make the model or the batch "
+                            "smaller, or shorten train.sequence_length, or set train.recompute=full")
         self.optimizers.zero_grad()
         if self.device.kind == "cuda":
             torch.cuda.empty_cache()
@@ -117,51 +120,50 @@ class Learner:
     def flops(self, shape: Shape, kinds: list[bool]) -> float:
         """FLOPs of a step by formula. kinds: of its micro-batches, whether each is causal."""
         def per_token(model: Transformer, causal: bool) -> float:
-            share = 1.0 if causal else predicted_fraction(shape.mask_rate, shape.row)
-            return model.flops_per_token(shape.row, share, causal=causal)
+            return model.flops_per_token(shape.row, predicted_fraction(causal, shape.mask_rate, shape.row), causal)
 
         each = [per_token(self.model, causal) + (per_token(self.teacher, causal) / 3 if self.teacher else 0.0)  # forward alone
                 for causal in kinds]
         return shape.tokens * sum(each) / len(each)
 
     def looked_at(self) -> Transformer:
-        """The model whose weights are scored: this one, or a copy with the averaged or the gathered weights."""
-        if self.ema is None and self.world.kind in ("none", "ddp"):
+        """The model whose weights are scored: this one, or a copy with the averages."""
+        if self.ema is None:
             return self.model
-        weights = self.ema.weights() if self.ema is not None else self.world.model_state(self.model)
-        if self._replica is None:
-            self._replica = build(self.config.model, self.model.vocab_size, self.model.causal).to(self.device.kind)
-        if weights:  # only the first process is given them
-            self._replica.load_state_dict(weights)
-        self._replica.depth, self._replica.window = self.model.depth, self.model.window
-        self._replica.rope_base = self.model.rope_base
-        return self._replica
+        if self._averaged is None:
+            self._averaged = build(self.config.model, self.model.vocab_size, self.model.causal).to(self.device.kind)
+        self._averaged.load_state_dict(self.ema.weights())
+        take_on(self._averaged, self.shape)
+        return self._averaged
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how learning goes on: tensors and plain values, whole on the first process."""
         return {"model": self.world.model_state(self.model), "shape": asdict(self.shape),
-                "optimizers": self.world.optimizer_states(self.model, self.optimizers),
+                "optimizers": self.world.optimizer_states(self.model, self.optimizers.members),
                 "loss_scale": self.loss_scale.state_dict(), "guard": self.guard.state_dict(),
-                "ema": self.ema.state_dict() if self.ema is not None else None, "vocab_size": self.model.vocab_size,
+                "ema": {"weights": self.ema.weights()} if self.ema is not None else None, "vocab_size": self.model.vocab_size,
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state() if self.device.kind == "cuda" else None}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse."""
-        self._take_on(Shape(**state["shape"]))
+        self.shape = Shape(**state["shape"])
+        take_on(self.model, self.shape)
         self.world.load_model_state(self.model, state["model"])
-        self.world.load_optimizer_states(self.model, self.optimizers, state["optimizers"])
+        self.world.load_optimizer_states(self.model, self.optimizers.members, state["optimizers"])
         self.loss_scale.load_state_dict(state["loss_scale"])
         self.guard.load_state_dict(state["guard"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"])
+            self.ema.load_state_dict(state["ema"]["weights"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
 
-    def _take_on(self, shape: Shape) -> None:
-        self.shape, self.model.depth = shape, shape.layers
-        self.model.window, self.model.rope_base = shape.window, shape.rope_base
+
+
+def take_on(model: Transformer, shape: Shape) -> None:
+    """Give the model the depth, window and rotary base of a step."""
+    model.depth, model.window, model.rope_base = shape.layers, shape.window, shape.rope_base
 
 
 def hire_teacher(config, vocab_size: int, device: str) -> tuple[Optional[Transformer], Optional[Summary]]:

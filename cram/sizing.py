@@ -20,8 +20,8 @@ def trial(learner: Learner, config, tokens: int) -> float:
     start_N = torch.arange(tokens, device=device.kind, dtype=torch.int32) // row * row
     positions_K, labels_K = None, ids_N
     if not learner.model.causal:
-        share = predicted_fraction(config.objective.mask_rate, row)
-        positions_K = torch.arange(round(tokens * share), device=device.kind)
+        hidden = tokens * predicted_fraction(False, config.objective.mask_rate, row)
+        positions_K = torch.arange(round(hidden), device=device.kind)
         labels_K = ids_N[:len(positions_K)]
     with device.autocast():
         total, _ = learner.loss(ids_N, Documents(start_N, start_N + row, row), positions_K, labels_K, learner.model.causal)

@@ -10,6 +10,7 @@ whatever hangs on a clock is its decision.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -55,20 +56,24 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
     Raises CramError on unusable data, a foreign checkpoint or a loss that keeps exploding; Interrupted after saving on a
     signal.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
-    if ended(config, run_dir, run_id, say):
-        return
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     device = choose_device(config.train)
-    world = World.start(config.train, device.kind)
+    with contextlib.closing(World.start(config.train, device.kind)) as world:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if world.share(world.main and ended(config, run_dir, run_id, say)):
+            return
+        _spend(config, device, world, data_dir, tokenizer_dir, run_dir, run_id, say if world.main else lambda line: None)
+
+
+def _spend(config, device, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say) -> None:
+    """One session, charged from the opening of the ledger to its closing."""
+    shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
+    ledger = Follower(Budget.parse(config.budget), run_dir)
     if world.main:
         replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
         ledger = Ledger(run_dir / "ledger.jsonl", Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
                         world_size=world.size)
-    else:
-        ledger, say = Follower(Budget.parse(config.budget)), lambda line: None
     try:
         ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say))
         day = Day(config, device, world, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
@@ -80,8 +85,6 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
     except BaseException as error:  # whatever ends the session, the ledger names it
         ledger.close(f"stopped by {type(error).__name__}")
         raise
-    finally:
-        world.close()
 
 
 class Day:
@@ -105,7 +108,7 @@ class Day:
         self.replay = Replay.read(train.replay, ledger.budget)
         self.keeper = Keeper(config, run_dir, run_id, world, ledger, self.learner, self.pace, say)
         self.at = self.keeper.at
-        self.telemetry = Follower(ledger.budget) if not world.main else Telemetry(
+        self.telemetry = Follower(ledger.budget, run_dir) if not world.main else Telemetry(
             run_dir, config=to_dict(config), resume_step=self.at.step, print_every=config.telemetry.print_every, say=say)
         self.logbook = Logbook(device, ledger, self.telemetry, config.telemetry.log_every)
         self.compiled: set[Shape] = set()
@@ -130,7 +133,8 @@ class Day:
             "precision": str(device.dtype).removeprefix("torch."),
             "attention": model.backend, "compile": device.compile,
             "flops_per_token": self.learner.flops(shape, self.kinds(shape)) / shape.tokens})
-        self.say(f"plan: {model.parameter_count():,} parameters on {self.world.count(device.name)}, {device.dtype}, attention "
+        each = f"{self.world.size} x " if self.world.size > 1 else ""
+        self.say(f"plan: {model.parameter_count():,} parameters on {each}{device.name}, {device.dtype}, attention "
                  f"{model.backend}, torch.compile {'on' if device.compile else 'off'}; steps of {config.train.batch_tokens:,} "
                  f"tokens in micro-batches of {at.micro_tokens:,}; text of {text_tokens:,} tokens; budget {budget.text}")
 
@@ -157,10 +161,8 @@ class Day:
         shape = self.next_shape()
         work = {"time": 0.0, "steps": 1, "tokens": shape.tokens, "flops": self.learner.flops(shape, self.kinds(shape))}
         progress = self.pace.next_progress(work[self.ledger.budget.kind], self.at.progress)
-        progress = self.world.agree(-1.0 if progress is None else progress)
-        if progress < 0.0:
-            return None
-        return progress if self.replay is None else float(self.replay.progress[self.at.step])
+        progress = self.world.agree(progress)
+        return progress if progress is None or self.replay is None else float(self.replay.progress[self.at.step])
 
     def next_shape(self) -> Shape:
         return shape_at(self.at.progress, self.config, self.at.micro_tokens * self.world.data_world)
@@ -250,14 +252,15 @@ class Day:
         started = time.perf_counter()
         with self.ledger.account("validation"):
             train, evaluate, model = self.config.train, self.config.evaluate, self.learner.looked_at()
-            if self.world.main:
+            with self.world.evaluation(model):
                 score = score_heldout(model, self.heldout, row=train.sequence_length, mask_rate=evaluate.mask_rate,
                                       max_tokens=train.validation_tokens, batch_tokens=self.at.micro_tokens,
                                       device=self.device.kind, autocast=self.device.autocast())
-                self.telemetry.validation({"step": self.at.step, "progress": self.at.progress, "spent": self.ledger.seconds,
-                                           **score})
-                if (sample := one_sample(model, self.tokenizer, evaluate, device=self.device.kind)) is not None:
-                    self.telemetry.sample(sample, self.at.step)
+                sample = one_sample(model, self.tokenizer, evaluate, device=self.device.kind)
+            self.telemetry.validation({"step": self.at.step, "progress": self.at.progress, "spent": self.ledger.seconds,
+                                       **score})
+            if sample is not None:
+                self.telemetry.sample(sample, self.at.step)
         self.pace.validated(time.perf_counter() - started)
 
     def leave(self) -> None:
