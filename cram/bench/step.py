@@ -24,7 +24,8 @@ from cram.config import load
 from cram.device import Device, choose_device, keep_freed_memory
 from cram.model import Transformer, build, refuse_attention
 from cram.objective import cross_entropy_sum
-from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
+from cram.loss_scale import LossScale
+from cram.optim import Optimizers, finish_gradients
 from cram.ops import BACKENDS
 from cram.sizing import choose_micro_batch
 from data_prep.tokenizer import SPECIAL_IDS
@@ -67,9 +68,10 @@ class Competitor:
         self.config, self.device = config, device
         self.model = new_model(config, device)
         self.loss_sum = torch.compile(cross_entropy_sum, dynamic=False) if device.compile else cross_entropy_sum
-        self.optimizers = make_optimizers(self.model, config.optimizer)
-        set_learning_rate(self.optimizers, LEARNING_RATE)
-        self.scale = LossScale(enabled=device.scaled).scale
+        self.optimizers = Optimizers(self.model, config.optimizer)
+        self.optimizers.set_learning_rate(LEARNING_RATE)
+        self.scale = LossScale(enabled=device.scaled, device=device.kind).scale
+        self.taken = torch.zeros((), device=device.kind)
         self.losses: list[torch.Tensor] = []
 
     def ready(self, batch: list[MicroBatch]) -> Callable[[], None]:
@@ -86,15 +88,13 @@ class Competitor:
             (loss * (self.scale / predicted)).backward()
             loss_sum += loss.detach()
         finish_gradients(list(self.model.parameters()), self.scale, self.config.optimizer.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
+        self.optimizers.step(self.taken)
+        self.optimizers.zero_grad()
         self.losses.append(loss_sum / predicted)
 
     def bytes_at_rest(self) -> int:
         """Parameters and optimizer states."""
-        states = [x for optimizer in self.optimizers for state in optimizer.state.values() for x in state.values()]
-        return sum(x.nbytes for x in [*self.model.parameters(), *states] if torch.is_tensor(x) and x.device.type == "cuda")
+        return sum(p.nbytes for p in self.model.parameters()) + self.optimizers.memory(self.device.kind)
 
     def peak_bytes(self, batch: list[MicroBatch]) -> Optional[int]:
         """What one step holds at most; None on the CPU."""
