@@ -32,7 +32,7 @@ class AdaLomo(torch.optim.Optimizer):
 
     fused_backward: each parameter is updated as soon as its gradient has accumulated, and ``grad`` is None again;
     ``step`` does nothing. For one backward pass a step, gradients neither clipped nor scaled.
-    cautious: decay only where it does not oppose the update (Chen et al. 2025, algorithm 1).
+    cautious: decay never against the update, as in ``cram.cautious``.
     ``found_inf``: None, or float32 []; where it is 1 an update changes nothing. Set it before ``step``, or before
     the backward pass when that is fused.
     """

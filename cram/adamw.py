@@ -7,6 +7,7 @@ from typing import Optional
 import torch
 from torch import Tensor
 
+from cram.cautious import decay_cautiously
 from cram.errors import CramError
 from cram.sharded import local
 
@@ -15,8 +16,8 @@ class AdamW(torch.optim.AdamW):
     """torch's, fused: one kernel for all parameters, and ``found_inf`` (float32 [], or None), which makes a step change
     nothing where it is 1, without the host's waiting.
 
-    cautious: decay only where it does not oppose the update (Chen et al. 2025, algorithm 1). The update has the sign
-    of the first moment, so that is formed ahead of the kernel and compared with the weight; the kernel decays nothing.
+    cautious: decay never against the update (``cram.cautious``). The update has the sign of the first moment, so that
+    is formed ahead of the kernel and compared with the weight; the kernel decays nothing.
     """
 
     found_inf: Optional[Tensor] = None
@@ -36,17 +37,13 @@ class AdamW(torch.optim.AdamW):
         return super().step(closure)
 
     def _decay_cautiously(self, group: dict) -> None:
-        kept = 1 - group["lr"] * group["cautious_decay"]
         for parameter in group["params"]:
             if parameter.grad is None:
                 continue
             weight, moment = local(parameter), local(parameter.grad)
             if parameter in self.state:  # else the first moment is 0, and the gradient has the sign of the next
                 moment = torch.lerp(local(self.state[parameter]["exp_avg"]), moment, 1 - group["betas"][0])
-            decayed = moment * weight >= 0
-            if self.found_inf is not None:
-                decayed &= self.found_inf == 0
-            weight.mul_(torch.where(decayed, kept, 1.0))
+            decay_cautiously(weight, moment, group["lr"] * group["cautious_decay"], self.found_inf)
 
 
 def adamw_8bit(groups: list[dict], betas: tuple[float, float], eps: float) -> torch.optim.Optimizer:

@@ -28,7 +28,7 @@ class LossScale:
         due = good_steps == self.patience
         grown = torch.where(due, self.scale * 2, self.scale).clamp(max=LARGEST)
         self.scale.copy_(torch.where(skipped, self.scale / 2, grown).clamp(min=1.0))
-        self.good_steps.copy_(torch.where(skipped | due, 0, good_steps))
+        self.good_steps.copy_(good_steps.masked_fill(skipped | due, 0))
 
     def state_dict(self) -> dict:
         return {"scale": self.scale.clone(), "good_steps": self.good_steps.clone()}

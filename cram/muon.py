@@ -11,6 +11,7 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from cram.cautious import decay_cautiously
 from cram.sharded import local, part_of, whole
 
 # Quintic iteration x -> a x + b (x xT) x + c (x xT)^2 x, steep at 0 (Jordan 2024, "Muon").
@@ -40,7 +41,7 @@ class Muon(torch.optim.Optimizer):
     carry over between widths. Matrices of one shape are orthogonalised together; sharded ones are gathered for it, and
     every process keeps its part of the update. The parameters of a group are all plain or all sharded.
 
-    cautious: decay only where it does not oppose the update (Chen et al. 2025, algorithm 1).
+    cautious: decay never against the update (``cram.cautious``).
     ``found_inf``, as in torch's fused optimizers: None, or float32 []; where it is 1, ``step`` changes nothing.
     """
 
@@ -67,10 +68,11 @@ class Muon(torch.optim.Optimizer):
             updates_BMN = updates_BMN * (1 - skip)
         weights = [local(p) for p in parameters]
         updates = [part_of(update, p) for update, p in zip(updates_BMN.unbind(), parameters)]
-        kept = 1 - decay if skip is None else torch.where(skip > 0, 1.0, 1 - decay)
         if group["cautious"]:
-            torch._foreach_mul_(weights, [torch.where(u * w >= 0, kept, 1.0) for u, w in zip(updates, weights)])
+            for weight, update in zip(weights, updates):
+                decay_cautiously(weight, update, decay, skip)
         else:
+            kept = 1 - decay if skip is None else torch.full_like(skip, 1 - decay).masked_fill_(skip > 0, 1.0)
             torch._foreach_mul_(weights, kept)
         torch._foreach_add_(weights, updates, alpha=-lr * 0.2 * max(parameters[0].shape) ** 0.5)
 

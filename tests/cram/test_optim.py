@@ -2,11 +2,16 @@
 
 import copy
 import io
+import sys
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from cram.ema import EMA
+from cram.errors import CramError
+from cram.loss_scale import LossScale
 from cram.model import build
 from cram.optim import Optimizers, finish_gradients, partition
 from cram.schema import Model, Optimizer
@@ -65,7 +70,8 @@ def bits(state) -> bytes:
     return state.detach().numpy().tobytes() if torch.is_tensor(state) else str(state).encode()
 
 
-@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"bias": True, "norm": "layernorm"}, {"position": "scaled_sinusoidal"}])
+@pytest.mark.parametrize("changes", [{}, {"tied": False}, {"bias": True, "norm": "layernorm"},
+                                     {"position": "scaled_sinusoidal"}])
 @pytest.mark.parametrize("kind", ["adamw", "muon", "adalomo", "8-bit"])
 def test_groups_partition_the_parameters(changes, kind):
     model = small(**changes)
@@ -92,7 +98,8 @@ def test_every_setting_reaches_its_optimizer():
     muon, adamw = Optimizers(model, config).members
     assert all(group["betas"] == (0.7, 0.8) and group["eps"] == 1e-3 for group in adamw.param_groups)
     assert [(group["momentum"], group["cautious"]) for group in muon.param_groups] == [(0.6, True)]
-    decay = {id(p): g.get("cautious_decay", g["weight_decay"]) for o in (muon, adamw) for g in o.param_groups for p in g["params"]}
+    groups = [*muon.param_groups, *adamw.param_groups]
+    decay = {id(p): group.get("cautious_decay", group["weight_decay"]) for group in groups for p in group["params"]}
     assert all(decay[id(p)] == (0.3 if p.ndim == 2 else 0.0) for p in model.parameters())
     assert all(group["weight_decay"] == 0 for group in adamw.param_groups)  # the kernel leaves decay to us
 
@@ -142,6 +149,29 @@ def test_a_skipped_step_leaves_no_trace_in_what_follows(kind):
     assert bits(models[0].state_dict()) == bits(models[1].state_dict())
 
 
+class NeverAsks(TorchDispatchMode):
+    """Fails where the host would read a tensor's value, which on a card makes it wait."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        assert function is not torch.ops.aten._local_scalar_dense.default, "the host waits for the device"
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "8-bit"])
+def test_the_host_never_waits_for_a_value(kind):
+    model = small()
+    optimizers, scale, ema = Optimizers(model, settings(kind)), LossScale(enabled=True), EMA(model, 0.9)
+    for number in range(2):
+        set_gradients(model, number)
+        with NeverAsks():
+            finish_gradients(list(model.parameters()), scale.scale, clip=1.0)
+            optimizers.step(ONE if number else ZERO)
+            scale.update(ONE if number else ZERO)
+            ema.update(model)
+    with pytest.raises(AssertionError, match="waits"), NeverAsks():
+        bool(ONE + 1)
+
+
 def test_offload_equals_the_plain_step_bit_for_bit():
     models = [small(), small()]
     optimizers = [Optimizers(model, settings(kind)) for model, kind in zip(models, ("adamw", "offload"))]
@@ -158,19 +188,15 @@ def test_memory_is_two_moments_for_adamw_one_for_muon_and_rows_and_columns_for_a
     kinds = {kind: sum(p.nbytes for p in parameters) for kind, parameters in partition(model).items()}
     tensors, size = len(list(model.parameters())), {}
     for kind in ("adamw", "muon", "adalomo"):
-        optimizers = Optimizers(small(), settings(kind))
-        steps(optimizers_model(optimizers), optimizers, [0])
+        trained = small()
+        optimizers = Optimizers(trained, settings(kind))
+        steps(trained, optimizers, [0])
         size[kind] = optimizers.memory()
     counters = 4 * tensors
     assert size["adamw"] == 2 * sum(kinds.values()) + counters
     assert size["muon"] == kinds["matrices"] + 2 * (kinds["embeddings"] + kinds["vectors"]) + 4 * (
         tensors - len(partition(model)["matrices"]))
     assert size["adalomo"] == kinds["vectors"] + counters + sum(4 * sum(p.shape) for p in model.parameters() if p.ndim == 2)
-
-
-def optimizers_model(optimizers):
-    """The parameters that optimizers hold, as something with ``parameters``."""
-    return nn.ParameterList(p for group in optimizers.groups() for p in group["params"])
 
 
 @pytest.mark.parametrize("kind", ["8-bit"])
@@ -187,8 +213,8 @@ def test_8_bit_moments_take_a_quarter_of_the_room_and_spare_the_embeddings(kind)
 
 
 def test_8_bits_without_the_package_name_the_remedy(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "bitsandbytes.optim", None)
-    with pytest.raises(ValueError, match="pip install 'bitsandbytes"):
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    with pytest.raises(CramError, match="pip install 'bitsandbytes"):
         Optimizers(small(), settings("8-bit"))
 
 

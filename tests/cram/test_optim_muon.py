@@ -63,7 +63,8 @@ def test_a_skipped_step_changes_no_bit_whatever_the_gradient(cautious):
     for skip in (0.0, 1.0):
         before, parameter.grad = parameter.detach().clone(), torch.randn(6, 4)
         if skip:
-            momentum, parameter.grad[1, 2], parameter.grad[0, 0] = optimizer.state[parameter]["momentum"].clone(), torch.nan, torch.inf
+            momentum = optimizer.state[parameter]["momentum"].clone()
+            parameter.grad[1, 2], parameter.grad[0, 0] = torch.nan, torch.inf
         optimizer.found_inf = torch.tensor(skip)
         optimizer.step()
         assert torch.equal(parameter, before) == bool(skip)
