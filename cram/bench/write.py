@@ -9,6 +9,9 @@ A record holds what was measured, where, by which command, and a ``view`` of its
     kind      "lines" or "bars"
     baseline  the line that the others are compared with
 
+A record may hold ``tables`` besides, [heading, header, rows of text] each, which were computed from all rows together and
+come before them.
+
 A row with an ``error`` took part and has no result; it stays in the table. A ``remark`` stands in the same place.
 """
 
@@ -28,6 +31,7 @@ from data_prep.files import replace_durably
 
 SCHEMA = 1
 COLUMNS = 4  # plots side by side
+CROWDED = 8  # more names on an axis than this stand upright
 
 
 def save(record: dict, out: Path) -> Path:
@@ -57,6 +61,8 @@ def table(record: dict, stem: str) -> str:
                + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
     blocks += [("text", note) for note in record["notes"]]
     blocks.append(("code", f"{record['command']}\ncram bench render {stem}.json    # this page and its plot, from the JSON"))
+    for heading, header, body in record.get("tables", []):
+        blocks += [("section", heading), ("table", header, body)]
     for panel, rows in _panels(record).items():
         body = [[*(_cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
                 for row in rows]
@@ -100,13 +106,13 @@ def draw(record: dict) -> bytes:
 def _plot(ax, view: dict, rows: list[dict], names: list[str], key: str) -> None:
     """One pair of axes: each name's values over the places on the x axis."""
     places = list(dict.fromkeys(row[view["x"]] for row in rows))
-    highest = 0.0
+    highest = lowest = 0.0
     for number, name in enumerate(names):
         points = {row[view["x"]]: find(row, key) for row in rows if row[view["line"]] == name}
         points = {place: value for place, value in points.items() if value is not None}
         if not points:
             continue
-        highest, baseline = max(highest, *points.values()), name == view["baseline"]
+        highest, lowest, baseline = max(highest, *points.values()), min(lowest, *points.values()), name == view["baseline"]
         style = {"color": "black" if baseline else f"C{number % 10}", "label": f"{name} (baseline)" if baseline else name}
         if view["kind"] == "bars":
             width = 0.8 / len(names)
@@ -117,9 +123,9 @@ def _plot(ax, view: dict, rows: list[dict], names: list[str], key: str) -> None:
         for numbers in (True, False):  # a line leads from number to number; what is no number stands alone
             part = {places.index(place): value for place, value in points.items() if isinstance(place, (int, float)) is numbers}
             ax.plot(part.keys(), part.values(), linestyle=("--" if baseline else "-") if numbers else "", **style)
-    ax.set_xticks(range(len(places)), map(str, places))
+    ax.set_xticks(range(len(places)), map(str, places), rotation=90 if len(places) > CROWDED else 0)
     ax.set_xlim(-0.6, len(places) - 0.4)
-    ax.set_ylim(0, 1.1 * highest or 1.0)
+    ax.set_ylim(1.1 * lowest, 1.1 * highest or 1.0)
 
 
 def find(row: dict, key: str) -> Any:
