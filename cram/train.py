@@ -152,7 +152,8 @@ class Day:
                 self.roll_back()
             elif progress < 1.0 and progress // every > before // every and self.has_room(self.pace.validation_seconds):
                 self.validate()
-            if self.world.agree(self.pace.save_is_due(self.at.step)) and self.has_room(self.pace.save_seconds):
+            due = self.world.agree(self.pace.save_is_due(self.at.step)) and self.has_room(self.pace.save_seconds)
+            if due and self.learner.guard.calm():  # else the good checkpoints would make room for bad ones
                 self.keeper.save()
         self.finish()
 
