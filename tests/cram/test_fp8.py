@@ -30,7 +30,7 @@ def test_rounding_stays_within_the_format(dtype, relative, absolute, top, size):
     assert quantised.data.float().abs().max() == top
     error = (back(quantised).double() - x).abs()
     share = error / (relative * x.abs()).clamp(min=absolute * x.abs().max() / top)
-    assert 0.9 < share.max() < 1 + 1e-4
+    assert 0.85 < share.max() < 1 + 1e-4  # reached just above the middle of two neighbours, but for 1 part in 9 or 17
 
 
 def test_quantising_knows_zeros_layouts_and_what_is_not_finite():
