@@ -5,6 +5,7 @@
     cram bench step          a whole training step with each attention back end
     cram bench data          preparing text, beside datatrove, datasketch and tokenizers; --whole: end to end
     cram bench filters       what filters and deduplication are worth: the same budget on raw and on clean text
+    cram bench faults        real runs, killed and harmed: what survives, beside an uninterrupted run
     cram bench kernels       what the compiler makes of our kernels for cards that are not here
     cram bench render FILE   the table and the plot of a measurement again, from its JSON
 """
@@ -18,10 +19,10 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 from cram.errors import CramError
 
-WHAT = ("attention", "loss", "step", "data", "filters", "kernels", "render")
+WHAT = ("attention", "loss", "step", "data", "filters", "faults", "kernels", "render")
 # Options that some benches alone understand.
 ONLY = {"check": ("kernels",), "files": ("data", "filters"), "whole": ("data",), "megabytes": ("data", "filters"),
-        "runs": ("filters",), "budget": ("filters",)}
+        "runs": ("filters", "faults"), "budget": ("filters",), "faults": ("faults",), "kills": ("faults",)}
 ONE_THREAD = {"threads": 1}
 CORPUS_BYTES = 500_000_000      # text read at most, to draw samples from
 LOSS_VIEW = {"title": "Loss of the last layer, forward and backward", "panel": "{p:,} positions, width {d}, vocabulary {v:,}",
@@ -40,14 +41,18 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     parser.add_argument("--quick", action="store_true", help="a few small cases, to see that all of it works")
     parser.add_argument("--repeats", type=_positive, help="rounds, in each of which every competitor is timed; "
-                        "filters: seeds")
+                        "filters: seeds; faults: times that each is tried")
     parser.add_argument("--check", action="store_true", help="kernels: compare with the table that is there, write nothing")
     parser.add_argument("--files", nargs="+", metavar="PATTERN", help="data, filters: text to work on, jsonl, txt or parquet "
                         "(default: docstrings of installed packages); filters: clean text")
     parser.add_argument("--whole", action="store_true", help="data: the stages end to end, with their memory")
     parser.add_argument("--megabytes", nargs="+", type=_amount,
                         help="data --whole: sizes of the corpora; filters: of the clean text")
-    parser.add_argument("--runs", type=Path, help="filters: folder where runs are kept and found again (default: none)")
+    parser.add_argument("--runs", type=Path, help="filters, faults: folder where runs are kept, and of filters found again "
+                        "(default: none)")
+    parser.add_argument("--faults", type=lambda text: text.split(","), metavar="A,B", help="faults: these alone")
+    parser.add_argument("--kills", type=_positive, help="faults: also so many kill -9 at random moments, over all kinds of "
+                        "budget")
     parser.add_argument("--budget", help="filters: budget of every run (default: '400 steps')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
@@ -110,8 +115,14 @@ def _measure(options: argparse.Namespace, command: str, say: Callable[[str], Non
     available = torch.cuda.is_available()
     if options.device == "cuda" and not available:
         raise CramError("--device cuda: torch sees no CUDA card here; use --device cpu or check the driver")
-    device = "cuda" if available and options.device != "cpu" and options.what != "data" else "cpu"
-    bench = _text_bench(options) if options.what in ("data", "filters") else _Bench(*_bench(options.what))
+    device = "cuda" if available and options.device != "cpu" and options.what not in ("data", "faults") else "cpu"
+    if options.what == "faults":
+        from cram.bench import faults
+        chosen = faults.choose(options.faults, options.quick)
+        bench = _Bench(faults.VIEW, faults.NOTES, {"cpu": 3}, lambda device, quick, repeats, say: faults.measure(
+            chosen, options.kills or 0, repeats, options.runs, say), faults.conclude, 1, facts=ONE_THREAD)
+    else:
+        bench = _text_bench(options) if options.what in ("data", "filters") else _Bench(*_bench(options.what))
     repeats = options.repeats or (bench.quick_repeats if options.quick else bench.repeats[device])
     environment = measure.environment(device) | (bench.facts or {})
     record = {"schema": write.SCHEMA, "what": bench.name or options.what, "command": command, "complete": False,
