@@ -25,8 +25,8 @@ from cram.ledger import read_ledger
 BUDGETS = ("400 steps", "40s", "200000 tokens", "4.8e10 flops")
 KILLS_A_RUN = 25
 QUICK = ("kill-training", "sigterm", "two-processes")
-VIEW = {"title": "What a run survives", "rounds": "Every fault is tried {repeats} time(s), at random moments.", "panel": "{group}",
-        "x": "fault", "line": "line", "kind": "bars", "baseline": "",
+VIEW = {"title": "What a run survives", "rounds": "Every fault is tried {repeats} time(s), at random moments.",
+        "panel": "{group}", "x": "fault", "line": "line", "kind": "bars", "baseline": "",
         "y": [["lost", "lost work charged, s"]],
         "columns": [["fault", "what", ""], ["times tried", "tried", ","], ["survived", "survived", ","],
                     ["lost work charged, s", "lost", ".2f"], ["bytes lost", "bytes", ","],
@@ -100,7 +100,7 @@ def row(group: str, name: str, what: str, tried: Sequence[tuple[Optional[Result]
     notes = list(dict.fromkeys(problems or [result.note for result in results if result.note]))
     return {"group": group, "fault": name, "what": what, "line": "lost work", "tried": sum(result.tried for result in results),
             "survived": sum(result.tried for result in results if not result.problems),
-            "lost": sum(result.lost_seconds for result in results), "bytes": sum(result.bytes_lost for result in results),
+            "lost": sum(result.lost_seconds for result in results), "bytes": sum(result.bytes_lost for result in results) if not any(error for _, error in tried) else None,
             "exit": max(exits, default=None), "problems": problems, "remark": "; ".join(notes)[:400]}
 
 
@@ -111,5 +111,5 @@ def told(row: dict[str, Any], say: Callable[[str], None]) -> dict[str, Any]:
 
 def conclude(rows: Sequence[dict]) -> list[str]:
     """The verdict in one line."""
-    tried, survived, lost = (sum(row[name] for row in rows) for name in ("tried", "survived", "bytes"))
+    tried, survived, lost = (sum(row[name] or 0 for row in rows) for name in ("tried", "survived", "bytes"))
     return [f"Verdict: {survived:,} of {tried:,} faults survived, {lost:,} bytes lost."]
