@@ -1,4 +1,4 @@
-"""The faults: each harms a run once, lets the same command end it, and judges what came of it.
+"""The faults: each harms a run once, lets the same command end it, and judges what came of it. FAULTS names them all.
 
 A fault takes the ``Ground``, a random generator for the moment it strikes, and returns a ``Result``. Problems are what
 should not have been; raising (CramError, or whatever reading a broken run raises) is a failed trial as well.
@@ -7,9 +7,9 @@ should not have been; raising (CramError, or whatever reading a broken run raise
 from __future__ import annotations
 
 import dataclasses
+import math
 import random
 import re
-import resource
 import shutil
 import signal
 import time
@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Callable, NamedTuple
 
 from cram import checkpoint
-from cram.bench import fault_hooks
 from cram.bench.fault_disk import SmallDisk
-from cram.bench.fault_runs import Ground, Process, Result, Trial, data_bytes_lost, last_line
-from cram.ledger import read_ledger
+from cram.bench.fault_inside import clock_jumps, explode, not_a_number, out_of_memory
+from cram.bench.fault_runs import Ground, Result, Trial, data_bytes_lost, last_line
 
 MOST_TRIES = 3          # kills until one falls into the phase that is meant
-BIG = ("train.batch_tokens=65536", "train.micro_batch_tokens=65536")
 
 
 class Fault(NamedTuple):
@@ -35,17 +33,9 @@ class Fault(NamedTuple):
     strike: Callable[[Ground, random.Random], Result]
 
 
-def train_a_while(trial: Trial, rng: random.Random, most: float = 0.7, hook=None) -> Process:
-    """A process that has taken some steps, up to that share of those of the budget."""
-    process = trial.start(hook=hook)
-    steps = rng.randint(3, max(4, int(most * int(trial.budget.split()[0]))))
-    process.wait_until(lambda: len(trial.rows("train")) >= steps)
-    return process
-
-
 def kill_training(ground: Ground, rng: random.Random) -> Result:
     trial = ground.trial()
-    process = train_a_while(trial, rng)
+    process = trial.train_a_while(rng)
     time.sleep(rng.uniform(0, 0.03))
     process.send(signal.SIGKILL)
     trial.finish()
@@ -55,7 +45,7 @@ def kill_training(ground: Ground, rng: random.Random) -> Result:
 def kill_saving(ground: Ground, rng: random.Random) -> Result:
     trial, caught = ground.trial(), False
     for number in range(MOST_TRIES):
-        process = train_a_while(trial, rng, most=0.2 * (1 + number))
+        process = trial.train_a_while(rng, most=0.2 * (1 + number))
         process.wait_until(trial.writing, every=0.0005)
         time.sleep(rng.uniform(0, 0.008))
         process.send(signal.SIGKILL)
@@ -83,7 +73,7 @@ def kill_preparing(ground: Ground, rng: random.Random) -> Result:
     trial = ground.trial(bare=True)
     for _ in range(2):
         process = trial.start("data")
-        process.wait_until(lambda end=time.monotonic() + rng.uniform(0.2, ground.preparing_seconds): time.monotonic() > end)
+        process.live(rng.uniform(0.2, ground.preparing_seconds))
         process.send(signal.SIGKILL)
     trial.finish("data")
     lost = data_bytes_lost(ground.base.out, trial.out)
@@ -93,7 +83,7 @@ def kill_preparing(ground: Ground, rng: random.Random) -> Result:
 
 def ask_to_stop(number: int, ground: Ground, rng: random.Random) -> Result:
     trial = ground.trial()
-    process = train_a_while(trial, rng)
+    process = trial.train_a_while(rng)
     code, seconds = process.send(number)
     said, problems = process.output(), []
     if code != 143:
@@ -114,7 +104,7 @@ def disk_full(moment: str, ground: Ground, rng: random.Random) -> Result:
             process = trial.start()
             disk.fill(process)
         else:
-            process = train_a_while(trial, rng)
+            process = trial.train_a_while(rng)
             disk.fill(process)
         code, problems = process.wait(), []
         if code == 0 and moment == "before" or code not in (0, 2):
@@ -123,13 +113,14 @@ def disk_full(moment: str, ground: Ground, rng: random.Random) -> Result:
             problems.append(f"no word of the disk: {last_line(process)}")
         disk.empty()
         trial.finish()
-        result = trial.judge(ground.straight(), f"{disk.kind}; " + ("stopped and said so" if code else "went on"))
+        result = trial.judge(ground.straight(), f"{disk.kind}; " + ("stopped and said so" if code else "went on"),
+                             unwritten=math.inf if code else 0.01)     # the way out is not in a ledger that takes no row
         return dataclasses.replace(result, problems=problems + result.problems)
 
 
 def damage_checkpoint(harm: Callable[[Path], None], ground: Ground, rng: random.Random) -> Result:
     trial = ground.trial()
-    process = train_a_while(trial, rng)
+    process = trial.train_a_while(rng)
     process.wait_until(lambda: len(checkpoint.list_checkpoints(trial.run_dir / "checkpoints")) > 1)
     process.send(signal.SIGKILL)
     newest = checkpoint.list_checkpoints(trial.run_dir / "checkpoints")[0]
@@ -153,7 +144,7 @@ def flip_a_byte(path: Path) -> None:
 def edit_shard(ground: Ground, rng: random.Random) -> Result:
     """One bit of the text changes under an interrupted run: refused, and not a second charged."""
     trial = ground.trial()
-    train_a_while(trial, rng).send(signal.SIGTERM)
+    trial.train_a_while(rng).send(signal.SIGTERM)
     shard = next((trial.out / "run" / "data").glob("train-*.bin"))
     whole, charged = shard.read_bytes(), (trial.run_dir / "ledger.jsonl").read_bytes()
     at = rng.randrange(len(whole))
@@ -175,7 +166,7 @@ def foreign_shard(ground: Ground, rng: random.Random) -> Result:
     if not other.exists():
         Trial(other, ground.write("other.jsonl", 500, seed=1), "1 steps").finish("data", starts=1)
     trial = ground.trial()
-    train_a_while(trial, rng).send(signal.SIGTERM)
+    trial.train_a_while(rng).send(signal.SIGTERM)
     for shard in (trial.out / "run" / "data").glob("train-*.bin"):
         shutil.copy(other / "run" / "data" / shard.name, shard)
     process = trial.finish()
@@ -186,7 +177,7 @@ def foreign_shard(ground: Ground, rng: random.Random) -> Result:
 
 def two_processes(ground: Ground, rng: random.Random) -> Result:
     trial = ground.trial()
-    first = train_a_while(trial, rng, most=0.2)
+    first = trial.train_a_while(rng, most=0.2)
     second, problems = trial.start(), []
     start = time.monotonic()
     code, seconds = second.wait(), time.monotonic() - start
@@ -196,86 +187,6 @@ def two_processes(ground: Ground, rng: random.Random) -> Result:
         problems.append(f"the first process was disturbed: {last_line(first)}")
     result = trial.judge(ground.straight(), "refused at once")
     return dataclasses.replace(result, problems=problems + result.problems, exit_seconds=seconds)
-
-
-def clock_jumps(ground: Ground, rng: random.Random) -> Result:
-    hook = fault_hooks.write(ground.folder / "hooks" / "clock", fault_hooks.CLOCK)
-    trial = ground.trial()
-    train_a_while(trial, rng, hook=hook).send(signal.SIGKILL)
-    trial.finish(hook=hook)
-    result = trial.judge(ground.straight(), clock=False)
-    timed = ground.trial("4s")
-    start = time.monotonic()
-    timed.finish(hook=hook)
-    ledger, lived = read_ledger(timed.run_dir / "ledger.jsonl"), time.monotonic() - start
-    if not 0.5 < ledger.fraction <= 1 or ledger.seconds > lived:
-        result.problems.append(f"{ledger.seconds:.2f} s of 4 s charged, the process lived {lived:.2f} s")
-    return result
-
-
-def not_a_number(ground: Ground, rng: random.Random) -> Result:
-    """Three steps without a usable gradient are skipped, and the run goes on."""
-    first = rng.randint(5, 60)
-    hook = fault_hooks.write(ground.folder / "hooks" / f"nan-{first}",
-                             fault_hooks.NOT_A_NUMBER.format(first=first, last=first + 3))
-    trial = ground.trial()
-    process, problems = trial.start(hook=hook), []
-    if process.wait():
-        problems.append(f"the run stopped: {last_line(process)}")
-    elif not all(bool(weight.isfinite().all()) for weight in trial.state()["model"].values()):
-        problems.append("weights that are no numbers were saved")
-    return Result([*problems, *unproved(trial, "finished" * (not problems))], note="skipped three steps" * (not problems))
-
-
-def explode(ground: Ground, rng: random.Random) -> Result:
-    """A learning rate that nothing survives: the run stops with advice, and what it spent is in the ledger."""
-    trial = ground.trial(settings=("optimizer.lr=1e30", "optimizer.type=adamw", "optimizer.clip=null",
-                                   f"seed={rng.randint(1, 9)}"))
-    process = trial.start()
-    code, problems = process.wait(), []
-    if code != 2 or "lower optimizer.lr" not in process.output():
-        problems.append(f"exit code {code}: {last_line(process)}")
-    return Result([*problems, *unproved(trial, "stopped by CramError")], note="stopped with advice" * (not problems))
-
-
-def out_of_memory(ground: Ground, rng: random.Random) -> Result:
-    """The first micro-batch does not fit: refused with a remedy, and with more memory the same command runs."""
-    budget, peak = "4 steps", [0]
-    straight = ground.trial(budget, BIG)
-    process = straight.start()
-    process.wait_until(lambda: peak.append(address_space(process)))
-    process.wait()
-    trial = ground.trial(budget, BIG)
-    process, problems = trial.start(), []
-    limit = max(peak) - 60_000_000 - rng.randint(0, 20_000_000)
-    resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
-    if process.wait() != 2 or "train.micro_batch_tokens" not in last_line(process):
-        problems.append(f"no refusal with a remedy: {last_line(process)}")
-    trial.finish()
-    result = trial.judge(straight)
-    return dataclasses.replace(result, problems=problems + result.problems)
-
-
-def address_space(process: Process) -> int:
-    """Most bytes of address space that a running process ever had; 0 when it is gone."""
-    try:
-        text = Path(f"/proc/{process.pid}/status").read_text()
-    except OSError:
-        return 0
-    found = re.search(r"VmPeak:\s+(\d+) kB", text)
-    return 1024 * int(found[1]) if found else 0
-
-
-def unproved(trial: Trial, reason: str) -> list[str]:
-    """What the ledger and the checkpoints of a run that ended on its own leave unproved. reason: of its end ('': any)."""
-    ledger, problems = read_ledger(trial.run_dir / "ledger.jsonl"), []
-    if reason and ledger.reason != reason:
-        problems.append(f"the ledger ends with '{ledger.reason}'")
-    if ledger.fraction > 1:
-        problems.append(f"{ledger.fraction:.2%} of the budget spent")
-    if not any(checkpoint.damage(path) is None for path in checkpoint.list_checkpoints(trial.run_dir / "checkpoints")):
-        problems.append("no good checkpoint is left")
-    return problems
 
 
 FAULTS = {

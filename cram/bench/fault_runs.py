@@ -15,7 +15,6 @@ import math
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -83,6 +82,11 @@ class Process:
             time.sleep(every)
         return True
 
+    def live(self, seconds: float) -> None:
+        """Leave it alone so long, or to its end."""
+        end = time.monotonic() + seconds
+        self.wait_until(lambda: time.monotonic() > end)
+
     def send(self, number: int) -> tuple[int, float]:
         """Send a signal and wait for the end: (exit code, seconds it took)."""
         start = time.monotonic()
@@ -122,6 +126,13 @@ class Trial:
         self.processes.append(Process(arguments, log, {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}))
         return self.processes[-1]
 
+    def train_a_while(self, rng: random.Random, most: float = 0.7, hook: Optional[Path] = None) -> Process:
+        """A process that has taken some steps, up to that share of those of a step budget."""
+        process = self.start(hook=hook)
+        steps = rng.randint(3, max(4, int(most * int(self.budget.split()[0]))))
+        process.wait_until(lambda: len(self.rows("train")) >= steps)
+        return process
+
     def finish(self, verb: str = "pretrain", hook: Optional[Path] = None, starts: int = MOST_STARTS) -> Process:
         """The same command again until it succeeds; returns the last process. CramError when it never does."""
         for _ in range(starts):
@@ -146,9 +157,10 @@ class Trial:
             raise CramError(f"{self.run_dir}: no good checkpoint is left")
         return state
 
-    def judge(self, straight: Trial, note: str = "", clock: bool = True) -> Result:
-        """Compare the ended run with an uninterrupted one. clock: the processes knew the time of day."""
-        problems = [*self._accounting(clock), *self._rows_that_differ(straight)]
+    def judge(self, straight: Trial, note: str = "", clock: bool = True, unwritten: float = 0.01) -> Result:
+        """Compare the ended run with an uninterrupted one. clock: the processes knew the time of day. unwritten: seconds that
+        may be missing in the ledger, more than rounding where the disk took no row any more."""
+        problems = [*self._accounting(clock, unwritten), *self._rows_that_differ(straight)]
         problems += [f"left behind: {path.name}" for path in self.out.rglob(".*.tmp")]
         lost = {"data": data_bytes_lost(straight.out, self.out), "state": state_bytes_lost(straight.state(), self.state()),
                 "progress": differing((straight.run_dir / "progress.f64").read_bytes(),
@@ -156,13 +168,13 @@ class Trial:
         problems += [f"{count:,} bytes of {name} differ" for name, count in lost.items() if count]
         return Result(problems, read_ledger(self.run_dir / "ledger.jsonl").account["lost"], sum(lost.values()), note)
 
-    def _accounting(self, clock: bool) -> Iterator[str]:
+    def _accounting(self, clock: bool, unwritten: float) -> Iterator[str]:
         ledger = read_ledger(self.run_dir / "ledger.jsonl")
         if ledger.reason != "finished":
             yield f"the ledger ends with '{ledger.reason}'"
         if ledger.fraction > 1:
             yield f"{ledger.fraction:.2%} of the budget spent"
-        if clock and ledger.seconds < (used := sum(self._used(ledger))) - 0.01:
+        if clock and ledger.seconds < (used := sum(self._used(ledger))) - unwritten:
             yield f"{ledger.seconds:.2f} s charged, {used:.2f} s used"
         present = sum(min(process.ended, time.time()) - process.began for process in self.processes)
         if clock and ledger.seconds > present + 0.26 * ledger.sessions:

@@ -8,11 +8,11 @@ and must give the same bits.
 
 from __future__ import annotations
 
+import math
 import random
 import shutil
 import signal
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence
 
@@ -60,11 +60,11 @@ def measure(names: Sequence[str], kills: int, repeats: int, folder: Optional[Pat
             fault = FAULTS[name]
             tried = [attempt(fault.strike, ground, random.Random(f"{name} {number}")) for number in range(repeats)]
             yield [told(row(fault.group, name, fault.what, tried), say)]
-        runs = [min(KILLS_A_RUN, kills - done) for done in range(0, kills, KILLS_A_RUN)]
-        for budget in BUDGETS[:len(runs)]:
-            share = runs[BUDGETS.index(budget)::len(BUDGETS)]
-            tried = [attempt(kill_anywhere, ground, budget, count, random.Random(f"{budget} {number}"))
-                     for number, count in enumerate(share)]
+        runs = max(len(BUDGETS), math.ceil(kills / KILLS_A_RUN))
+        shares = [kills * (run + 1) // runs - kills * run // runs for run in range(runs)]
+        for number, budget in enumerate(BUDGETS if kills else ()):
+            tried = [attempt(kill_anywhere, ground, budget, share, random.Random(f"{budget} {share} {run}"))
+                     for run, share in enumerate(shares[number::len(BUDGETS)])]
             yield [told(row("killed at random moments", budget, f"kill -9 at any moment of {budget}", tried), say)]
     finally:
         if folder is None:
@@ -75,11 +75,10 @@ def kill_anywhere(ground: Ground, budget: str, kills: int, rng: random.Random) -
     """One run whose processes are killed so often, as long as it lasts, at any moment of their life."""
     trial, tried = ground.trial(budget), 0
     while tried < kills:
-        process, alive = trial.start(), time.monotonic()
+        process = trial.start()
         if rng.random() < 0.7:  # else it may well die before the first line of ours
             process.wait_until(lambda: "plan: " in process.output())
-        moment = time.monotonic() + rng.uniform(0, 1.2)
-        process.wait_until(lambda: time.monotonic() > moment)
+        process.live(rng.uniform(0, 1.2))
         if not process.running() and process.wait() == 0:
             break
         process.send(signal.SIGKILL)
@@ -98,9 +97,11 @@ def row(group: str, name: str, what: str, tried: Sequence[tuple[Optional[Result]
     problems = [problem for result in results for problem in result.problems]
     exits = [result.exit_seconds for result in results if result.exit_seconds is not None]
     notes = list(dict.fromkeys(problems or [result.note for result in results if result.note]))
+    known = not any(error for _, error in tried)
     return {"group": group, "fault": name, "what": what, "line": "lost work", "tried": sum(result.tried for result in results),
             "survived": sum(result.tried for result in results if not result.problems),
-            "lost": sum(result.lost_seconds for result in results), "bytes": sum(result.bytes_lost for result in results) if not any(error for _, error in tried) else None,
+            "lost": sum(result.lost_seconds for result in results),
+            "bytes": sum(result.bytes_lost for result in results) if known else None,
             "exit": max(exits, default=None), "problems": problems, "remark": "; ".join(notes)[:400]}
 
 

@@ -88,7 +88,8 @@ def test_bytes_are_counted():
     same = {"w": torch.tensor([1.0, float("nan")]), "list": [1, {"x": None}], "pace": 2, "flag": torch.tensor(True)}
     assert state_bytes_lost(a, same) == 0
     assert state_bytes_lost(a, {**same, "w": torch.tensor([1.0, 2.0])}) in (1, 2, 3, 4)
-    for change in ({"w": torch.tensor([1.0])}, {"list": [1]}, {"list": [1, {"x": 0}]}, {"flag": torch.tensor(False)}, {"more": 1}):
+    for change in ({"w": torch.tensor([1.0])}, {"list": [1]}, {"list": [1, {"x": 0}]}, {"flag": torch.tensor(False)},
+                   {"more": 1}):
         assert state_bytes_lost(a, {**same, **change}) > 0, change
     assert state_bytes_lost(a, {name: value for name, value in same.items() if name != "w"}) > 0
 
@@ -106,18 +107,21 @@ def test_rows_add_trials_up_and_tell_failures(tmp_path):
     path = write.save({"schema": 1, "what": "faults", "command": "cram bench faults", "complete": True, "repeats": 2,
                        "environment": environment, "notes": faults.NOTES, "view": faults.VIEW, "rows": rows}, tmp_path)
     page, drawing = write.render(path)
-    assert "| fault y | 2 | 1 | 0.75 | 4 | 1.50 | 4 bytes of state differ |" in page.read_text() and drawing.stat().st_size > 1000
-    assert "tried 2 time(s)" in page.read_text()
+    told = page.read_text()
+    assert "| fault y | 2 | 1 | 0.75 | 4 | 1.50 | 4 bytes of state differ |" in told and "tried 2 time(s)" in told
+    assert drawing.stat().st_size > 1000
 
 
-def test_random_kills_are_shared_out_over_the_budgets(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kills, runs", [(140, 6), (5, 4)])
+def test_random_kills_are_shared_out_over_the_budgets(tmp_path, monkeypatch, kills, runs):
     struck = []
     monkeypatch.setattr(faults, "Ground", lambda folder: folder)
     monkeypatch.setattr(faults, "kill_anywhere", lambda ground, budget, kills, rng: struck.append((budget, kills)) or
                         Result([], tried=kills))
-    rows = [row for rows in faults.measure([], 140, 1, tmp_path, lambda line: None) for row in rows]
-    assert sum(row["tried"] for row in rows) == 140 == sum(kills for _, kills in struck)
-    assert [row["fault"] for row in rows] == list(faults.BUDGETS) and len(struck) == 6
+    rows = [row for rows in faults.measure([], kills, 1, tmp_path, lambda line: None) for row in rows]
+    assert sum(row["tried"] for row in rows) == kills == sum(share for _, share in struck)
+    assert [row["fault"] for row in rows] == list(faults.BUDGETS) and len(struck) == runs
+    assert not list(faults.measure([], 0, 1, tmp_path, lambda line: None))
 
 
 def test_wrong_options_name_what_is_possible(cram):
