@@ -64,7 +64,7 @@ def table(record: dict, stem: str) -> str:
     for heading, header, body in record.get("tables", []):
         blocks += [("section", heading), ("table", header, body)]
     for panel, rows in _panels(record).items():
-        body = [[*(_cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
+        body = [[*(cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
                 for row in rows]
         header = [heading for heading, *_ in view["columns"]] + ["remark"] * any(line[-1] for line in body)
         blocks += [("section", panel), ("table", header, [line[:len(header)] for line in body])]
@@ -135,7 +135,7 @@ def find(row: dict, key: str) -> Any:
     return row
 
 
-def _cell(row: dict, key: str, form: str) -> str:
+def cell(row: dict, key: str, form: str) -> str:
     """A value in its format; 'spread' is a median in milliseconds with its quartiles."""
     value = find(row, key)
     if value is None:
