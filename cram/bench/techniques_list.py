@@ -67,7 +67,8 @@ TECHNIQUES = (
               T + "fp8.py::test_products_are_as_near_to_float32_as_the_formats_allow", unmeasured="not measured: needs a card"),
     # shapes over the budget
     Technique("short rows first", ("train.sequence_schedule=[[0, 32], [0.5, 128]]",),
-              "Li et al. 2022 (sequence length warm-up)", "Short rows cost less attention and settle a young model; the end is trained at full length.",
+              "Li et al. 2022 (sequence length warm-up)",
+              "Short rows cost less attention and settle a young model; the end is trained at full length.",
               "cram.shapes:shape_at", T + "batches.py::test_pieces_of_rows_are_rows_of_their_own"),
     Technique("context extension", ("model.rope_base_end=40000",),
               "Xiong et al. 2023, section 2.1", "Longer wavelengths of the rotary positions once rows grow.",
@@ -116,7 +117,8 @@ TECHNIQUES = (
               "Input and output tables of their own, for twice the room.", "cram.model:Transformer",
               T + "model.py::test_initialisation_is_as_configured"),
     Technique("grouped queries", ("model.kv_heads=2",), "Ainslie et al. 2023",
-              "Fewer keys and values: less to keep and to compute.", "cram.layers:Attention", T + "model.py::test_equals_hugging_face_llama"),
+              "Fewer keys and values: less to keep and to compute.", "cram.layers:Attention",
+              T + "model.py::test_equals_hugging_face_llama"),
     # optimizer
     Technique("cautious weight decay", ("optimizer.cautious=true",), "Chen et al. 2025, algorithm 1",
               "Decays only where that does not oppose the update.", "cram.muon:Muon",

@@ -1,6 +1,5 @@
 """cram bench overhead: every moment is charged once, to the innermost probe, and what the probes name is there."""
 
-import importlib.util
 import json
 import sys
 import threading
@@ -14,8 +13,6 @@ from cram.bench.overhead import DEVICE, LEDGER, PROBES, REST, STEP, Account, fin
 from cram.cli import main
 from cram.errors import CramError
 from cram.ledger import Ledger
-
-UNTIL_MERGED = pytest.mark.xfail(importlib.util.find_spec("cram.learner") is None, reason="the loop in parts is not here yet")
 
 
 class Clock:
@@ -62,7 +59,6 @@ def test_other_threads_are_not_charged():
     assert results == [1] and account.steps == [{REST: 7}]
 
 
-@UNTIL_MERGED
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe[1])
 def test_every_probe_is_there(probe):
     owner, name, there = find(probe[1])
@@ -111,7 +107,6 @@ def test_the_least_of_the_runs_counts():
     assert own["share"] == pytest.approx(5 / 95) and own["share_100"] == pytest.approx(0.05) and "share_100" not in rows[DEVICE]
 
 
-@UNTIL_MERGED
 @pytest.mark.slow
 def test_the_whole_command(tmp_path):
     from cram.train import Day

@@ -1,6 +1,5 @@
 """cram bench techniques: each switch has a row, each row its code and test; ratios are of the right runs, memory is exact."""
 
-import importlib.util
 import json
 
 import pytest
@@ -15,7 +14,6 @@ from cram.config import KEYS, load
 from cram.errors import CramError
 from cram.explain import differences
 
-UNTIL_MERGED = pytest.mark.xfail(importlib.util.find_spec("cram.learner") is None, reason="the techniques are not here yet")
 NAMED = {"ids": lambda each: each.name.replace(" ", "-") if isinstance(each, Technique) else None}
 
 
@@ -34,7 +32,6 @@ def test_names_are_distinct():
     assert len({each.name for each in TECHNIQUES}) == len(TECHNIQUES)
 
 
-@UNTIL_MERGED
 @pytest.mark.parametrize("technique", TECHNIQUES, **NAMED)
 def test_code_and_test_are_there(technique, root):
     path, _, lines = where(technique.code).partition(":")
@@ -105,7 +102,6 @@ def test_ratios_are_to_the_plain_run_of_the_same_settings():
     assert rows["c"]["remark"] == "needs a card" and rows["d"]["error"] == "no room" and "speed" not in rows["d"]
 
 
-@UNTIL_MERGED
 @pytest.mark.slow
 def test_the_whole_command_and_its_page(tmp_path, cram):
     assert main(["bench", "techniques", "--quick", "--out", str(tmp_path / "bench")]) == 0
