@@ -1,4 +1,4 @@
-"""``cram bench``: measure speed on this machine, and write what was found down beside the command that found it.
+"""``cram bench``: measure on this machine, and write what was found down beside the command that found it.
 
     cram bench attention     ways to attend, forward and backward, over document lengths
     cram bench loss          ways to compute the loss of the last layer
@@ -61,8 +61,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--budget", help="filters, defaults: budget of every run (default: '400 steps', '1e12 flops')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
-        raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'" if options.file else
-                        "cram bench render needs one file, such as reports/bench/attention_cpu.json")
+        raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'"
+                        if options.file else "cram bench render needs one file, such as reports/bench/attention_cpu.json")
     for name, benches in ONLY.items():
         if getattr(options, name) and options.what not in benches:
             raise CramError(f"--{name} is for cram bench {', '.join(benches)}, not for {options.what}; see 'cram bench --help'")

@@ -99,8 +99,8 @@ VIEW = {"title": "What the defaults are worth", "rounds": "{repeats} seed(s), ea
                     ["cramming's settings", "other", ""], ["loss", "loss", ".4f"], ["loss, cramming's", "other_loss", ".4f"],
                     ["gain", "gain", "+.4f"], ["steps", "steps", ","], ["ms a step", "step_ms", ".1f"],
                     ["time, ratio", "time_ratio", ".2f"]]}
-NOTES = ["Loss: nats a predicted held-out token (masked models: 15% hidden, whatever training used). Gain: cramming's loss less "
-         "ours, paired by seed; positive: the default is better.",
+NOTES = ["Loss: nats a predicted held-out token (masked models: 15% hidden, whatever training used). Gain: the loss with "
+         "cramming's value less ours, paired by seed; positive: the default is better.",
          "Verdict: better or worse where Student's 95% interval of the mean gain leaves out 0, else cannot tell. Of so many "
          "comparisons one or two will be wrong.",
          "Time: seconds that the same FLOPs take at a run's median speed, default over cramming's, median over seeds; above 1 "
@@ -167,8 +167,8 @@ def _run(arm: tuple[str, tuple[str, ...]], number: int, seed: int, plan: Plan, p
 def _row(switch: Switch, on: str, seed: int, found: Mapping[tuple, tuple[Optional[dict], Optional[str]]]) -> dict[str, Any]:
     """The default beside the other value: same configuration, same seed."""
     default, other = switch.arms(on)
-    row = {"recipe": on, "switch": switch.name, "seed": seed, "pair": f"seed {seed}", "default": " ".join(default) or "as it is",
-           "other": " ".join(other)}
+    row = {"recipe": on, "switch": switch.name, "seed": seed, "pair": f"seed {seed}",
+           "default": " ".join(default) or "as it is", "other": " ".join(other)}
     (ours, error), (theirs, their_error) = found[on, default], found[on, other]
     if ours is None or theirs is None:
         return row | {"error": error or their_error}

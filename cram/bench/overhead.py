@@ -28,18 +28,18 @@ from cram.ledger import read_ledger
 DEVICE, BATCH, LEDGER, TELEMETRY, PACE, REST = "device work", "batch wait", "ledger", "telemetry", "schedule, pace", "rest"
 ASIDE = "saving, validation"            # paid by the clock, not by the step
 STEP, LOOP = "cram.train:Day.optimizer_step", "cram.train:Day.run"
-# (category, module:object); of several objects the first that is there.
-PROBES: tuple[tuple[str, ...], ...] = (
+# (category, module:object). What waits for a card is device work, wherever it waits.
+PROBES = (
     (REST, LOOP), (REST, STEP), (BATCH, "cram.batches:Batches.step"),
-    (DEVICE, "cram.learner:Learner.backward", "cram.objective:cross_entropy_sum"), (DEVICE, "torch:Tensor.backward"),
-    (DEVICE, "cram.learner:Learner.update", "cram.optim:finish_gradients"), (DEVICE, "torch.optim:AdamW.step"),
-    (DEVICE, "cram.muon:Muon.step", "cram.optim:Muon.step"), (DEVICE, "torch.optim:Optimizer.zero_grad"),
+    (DEVICE, "cram.learner:Learner.backward"), (DEVICE, "cram.learner:Learner.update"), (DEVICE, "cram.device:Throttle.queued"),
+    (DEVICE, "cram.guard:Guard.check"),
     (LEDGER, "cram.ledger:Ledger.switch"), (LEDGER, "cram.ledger:Ledger.account"), (LEDGER, "cram.ledger:Ledger.count"),
     (LEDGER, "cram.ledger:Ledger.spent"), (LEDGER, "cram.ledger:Ledger.account_seconds"),
-    (TELEMETRY, "cram.train:Day.log"), (TELEMETRY, "cram.telemetry:Telemetry.train"),
-    (PACE, "cram.train:Day.next_progress"), (PACE, "cram.pace:Pace.has_room"), (PACE, "cram.pace:Pace.save_is_due"),
-    (PACE, "cram.shapes:shape_at", "cram.train:Day.batch_shape"), (PACE, "cram.schedule:learning_rate"),
-    (ASIDE, "cram.train:Day.save"), (ASIDE, "cram.train:Day.validate"))
+    (TELEMETRY, "cram.logbook:Logbook.add"), (TELEMETRY, "cram.logbook:Logbook.write"),
+    (TELEMETRY, "cram.telemetry:Telemetry.train"),
+    (PACE, "cram.train:Day.next_progress"), (PACE, "cram.train:Day.next_shape"), (PACE, "cram.learner:Learner.flops"),
+    (PACE, "cram.train:Day.has_room"), (PACE, "cram.pace:Pace.save_is_due"), (PACE, "cram.schedule:learning_rate"),
+    (ASIDE, "cram.keeper:Keeper.save"), (ASIDE, "cram.train:Day.validate"))
 CONFIGS = ("demo", "demo_gpt")
 WARM_UP, STEPS = 10, 50                 # whole rows of metrics; the steps before are not counted
 BASE = (*PLAIN, "train.validate_every=1", "evaluate.tokens=8192", "train.validation_tokens=512")
@@ -50,10 +50,10 @@ VIEW = {"title": "What the training loop costs", "rounds": "Median over tens of 
         "charged time", "x": "config", "line": "category", "kind": "bars", "baseline": "", "y": [["share", "share of a step"]],
         "columns": [["part of a step", "category", ""], ["µs a step", "us", ",.0f"], ["share of this step", "share", ".2%"],
                     ["of a 100 ms step", "share_100", ".3%"], ["of a 500 ms step", "share_500", ".3%"]]}
-NOTES = [f"{DEVICE}: forward, backward, clipping and update, with what PyTorch itself costs on the host. Everything else is the "
-         "loop's own; its sum is the last line.",
-         "Shares of steps of 100 and 500 ms are arithmetic: the loop's own work does not grow with the model. There the device's "
-         "part is what is left, so it has no figure.",
+NOTES = [f"{DEVICE}: forward, backward, clipping and update, with what PyTorch itself costs on the host. Everything else is "
+         "the loop's own; its sum is the last line.",
+         "Shares of steps of 100 and 500 ms are arithmetic: the loop's own work does not grow with the model. There the "
+         "device's part is what is left, so it has no figure.",
          f"Saving and validation lie outside the steps counted here ({STEPS} after {WARM_UP}); the ledger accounts for them."]
 REPEATS = {"cpu": 3, "cuda": 3}
 
@@ -102,26 +102,24 @@ class Account:
         return charged
 
 
-def find(paths: Sequence[str]) -> tuple[Any, str, Any]:
-    """(owner, name, object) of the first of these ``module:object`` that is there; CramError naming them when none is."""
-    for path in paths:
-        module, _, inside = path.partition(":")
-        *owners, name = inside.split(".")
-        try:
-            owner = functools.reduce(getattr, owners, importlib.import_module(module))
-            return owner, name, owner.__dict__[name] if isinstance(owner, type) and name in owner.__dict__ else getattr(owner, name)
-        except (ModuleNotFoundError, AttributeError):
-            continue
-    raise CramError(f"cram bench overhead looks for {' or '.join(paths)}, which is not there; correct PROBES in {__name__}")
+def find(path: str) -> tuple[Any, str, Any]:
+    """(owner, name, object) of ``module:object``; CramError naming it when it is not there."""
+    module, _, inside = path.partition(":")
+    *owners, name = inside.split(".")
+    try:
+        owner = functools.reduce(getattr, owners, importlib.import_module(module))
+        return owner, name, vars(owner)[name]
+    except (ModuleNotFoundError, AttributeError, KeyError) as error:
+        raise CramError(f"cram bench overhead looks for {path}, which is not there; correct PROBES in {__name__}") from error
 
 
 @contextlib.contextmanager
-def probed(account: Account, probes: Sequence[Sequence[str]] = PROBES) -> Iterator[None]:
+def probed(account: Account, probes: Sequence[tuple[str, str]] = PROBES) -> Iterator[None]:
     """Charge these objects to the account for a while. A function of a module is exchanged wherever it was imported to.
 
     CramError for a name that is nowhere, before anything is exchanged.
     """
-    found = [(category, find(paths), STEP in paths) for category, *paths in probes]
+    found = [(category, find(path), path == STEP) for category, path in probes]
     with contextlib.ExitStack() as undo:
         for category, (owner, name, there), each_step in found:
             function = there.fget if isinstance(there, property) else there
@@ -165,7 +163,7 @@ def _run(settings: tuple[str, ...]) -> dict[str, Any]:
 
 
 def typical(seconds: Sequence[float]) -> float:
-    """Median of the means of every ten steps in a row: one of ten writes a row of metrics, and a neighbour may hold up a few."""
+    """Median of the means of ten steps each: one of ten writes a row of metrics, and a neighbour may hold up a few."""
     return statistics.median(statistics.mean(seconds[first:first + 10]) for first in range(0, len(seconds), 10))
 
 

@@ -31,6 +31,7 @@ from data_prep.files import replace_durably
 
 SCHEMA = 1
 COLUMNS = 4  # plots side by side
+ROUNDS = "Medians of {repeats} rounds, in each of which every competitor is timed once."
 CROWDED = 8  # more names on an axis than this stand upright
 
 
@@ -57,14 +58,14 @@ def table(record: dict, stem: str) -> str:
     """The record as Markdown; stem: name of the record's files."""
     view, environment = record["view"], record["environment"]
     blocks: list[tuple] = [("title", view["title"]), ("text", _where(environment)),
-                           ("text", view.get("rounds", "Medians of {repeats} rounds, in each of which every competitor is timed once.").format(**record)
-               + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
+                           ("text", view.get("rounds", ROUNDS).format(**record)
+                            + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
     blocks += [("text", note) for note in record["notes"]]
     blocks.append(("code", f"{record['command']}\ncram bench render {stem}.json    # this page and its plot, from the JSON"))
     for heading, header, body in record.get("tables", []):
         blocks += [("section", heading), ("table", header, body)]
     for panel, rows in _panels(record).items():
-        body = [[*(_cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
+        body = [[*(cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
                 for row in rows]
         header = [heading for heading, *_ in view["columns"]] + ["remark"] * any(line[-1] for line in body)
         blocks += [("section", panel), ("table", header, [line[:len(header)] for line in body])]
@@ -135,7 +136,7 @@ def find(row: dict, key: str) -> Any:
     return row
 
 
-def _cell(row: dict, key: str, form: str) -> str:
+def cell(row: dict, key: str, form: str) -> str:
     """A value in its format; 'spread' is a median in milliseconds with its quartiles."""
     value = find(row, key)
     if value is None:
