@@ -123,6 +123,15 @@ def spare_checkpoint(folder: Path) -> Optional[Path]:
     return next((path for path in reversed(checkpoints) if path != best), None)
 
 
+def set_aside(folder: Path, step: int, why: str) -> None:
+    """Rename the checkpoint of ``step``, if it is there, to ``step-... .why``: it is not loaded any more."""
+    path = folder / f"step-{step:08}"
+    if path.exists():
+        aside = path.with_name(f"{path.name}.{why}")
+        shutil.rmtree(aside, ignore_errors=True)
+        os.rename(path, aside)
+
+
 def manifest_hash(manifest: dict) -> str:
     """xxh3-128 of a manifest without its own hash, hexadecimal."""
     fields = {name: value for name, value in manifest.items() if name != "self"}
@@ -165,10 +174,8 @@ def load_newest(folder: Path, run_id: Optional[str], say: Callable[[str], None],
     for path in list_checkpoints(folder):
         problem = damage(path)
         if problem:
-            aside = path.with_name(path.name + ".corrupt")
-            shutil.rmtree(aside, ignore_errors=True)
-            os.rename(path, aside)
-            say(f"checkpoint {path} is damaged: {problem}. Moved to {aside.name}; falling back to the one before it")
+            set_aside(folder, int(path.name[5:]), "corrupt")
+            say(f"checkpoint {path} is damaged: {problem}. Moved to {path.name}.corrupt; falling back to the one before it")
             continue
         manifest = json.loads((path / "manifest.json").read_text())
         if run_id is not None and manifest["run_id"] != run_id:
@@ -200,4 +207,6 @@ def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
         with torch.no_grad():
             for name, parameter in model.named_parameters():  # a tied weight is named once, and buffers are not averaged
                 parameter.copy_(state["ema"]["weights"][name])
+    shape = state["shape"]
+    model.depth, model.window, model.rope_base = shape["layers"], shape["window"], shape["rope_base"]
     return model.to(device).eval()

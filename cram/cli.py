@@ -34,7 +34,7 @@ VERBS = {
     "status": "show which results are there and why a stage would run",
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
     "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
-    "bench": "measure speed on this machine: cram bench attention|data|faults|filters|loss|step|kernels",
+    "bench": "measure on this machine: cram bench attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels",
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
