@@ -44,6 +44,8 @@ def not_a_number(ground: Ground, rng: random.Random) -> Result:
         problems.append(f"the run stopped: {last_line(process)}")
     elif not all(bool(weight.isfinite().all()) for weight in trial.state()["model"].values()):
         problems.append("weights that are no numbers were saved")
+    elif "3 of the last 10 steps changed nothing" not in process.output() and process.output().count("skipped:") < 2:
+        problems.append("it was not said that steps were skipped")
     return Result([*problems, *unproved(trial, "finished" * (not problems))], note="skipped three steps" * (not problems))
 
 
@@ -59,21 +61,23 @@ def explode(ground: Ground, rng: random.Random) -> Result:
 
 
 def out_of_memory(ground: Ground, rng: random.Random) -> Result:
-    """The first micro-batch does not fit: refused with a remedy, and with more memory the same command runs."""
+    """The first micro-batch does not fit: smaller ones do, and give what they would have given from the start."""
     budget, peak = "4 steps", [0]
-    straight = ground.trial(budget, BIG)
-    process = straight.start()
+    process = ground.trial(budget, BIG).start()
     process.wait_until(lambda: peak.append(address_space(process)))
     process.wait()
     trial = ground.trial(budget, BIG)
-    process, problems = trial.start(), []
+    process = trial.start()
     limit = max(peak) - 60_000_000 - rng.randint(0, 20_000_000)
     resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
-    if process.wait() != 2 or "train.micro_batch_tokens" not in last_line(process):
-        problems.append(f"no refusal with a remedy: {last_line(process)}")
-    trial.finish()
-    result = trial.judge(straight)
-    return dataclasses.replace(result, problems=problems + result.problems)
+    code = process.wait()
+    smaller = re.findall(r"step (\d+): out of memory: micro-batches of ([\d,]+) tokens", process.output())
+    if code or not smaller:
+        return Result([f"exit code {code}, no smaller micro-batch: {last_line(process)}"])
+    note = f"micro-batches of {smaller[-1][1]} tokens instead of 65,536"
+    if smaller[-1][0] != "0":   # some steps were taken in larger ones, which round otherwise
+        return Result(unproved(trial, "finished"), note=note)
+    return trial.judge(ground.straight(budget, (BIG[0], f"train.micro_batch_tokens={smaller[-1][1].replace(',', '')}")), note)
 
 
 def address_space(process: Process) -> int:

@@ -131,3 +131,16 @@ def test_wrong_options_name_what_is_possible(cram):
     assert faults.choose(None) == list(FAULTS) and faults.choose(None, quick=True) == list(faults.QUICK)
     with pytest.raises(CramError, match="no fault ''"):
         faults.choose([""])
+
+
+def test_a_stopped_run_says_the_command_that_resumes_it(monkeypatch, capsys, tmp_path):
+    from cram import cli
+    from cram.interrupt import Interrupted
+
+    def stop(*_):
+        raise Interrupted
+    monkeypatch.setattr(cli.Runner, "run", stop)
+    with pytest.raises(SystemExit) as exit:
+        cli.main(["pretrain", "demo", f"out={tmp_path}/my runs", "--force"])
+    assert exit.value.code == 143
+    assert f"resume with: cram pretrain demo 'out={tmp_path}/my runs'\n" in capsys.readouterr().out
