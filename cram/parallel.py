@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ContextManager, Iterable, Iterator, Optional
@@ -149,6 +150,8 @@ class World:
         if self.mode == "fsdp":
             from torch.distributed.fsdp import fully_shard
 
+            # True of the last norm's output, and harmless: nothing is written into it.
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPTransformer\) returned a view", UserWarning)
             for block in loss.model.blocks:
                 fully_shard(block, mesh=self.mesh)
             # What is left makes one group: embedding and head, which may be one matrix. As the root's group it stays

@@ -29,7 +29,7 @@ def whole(value: Any, main: bool) -> Any:
     return full.to("cpu", copy=True) if main else None
 
 
-def lay_out(full: Any, like: Tensor) -> Any:
+def lay_out(full: Any, like: Optional[Tensor]) -> Any:
     """A copy of a whole value that every process has: cut like ``like`` when that is distributed and of the same shape."""
     if not isinstance(full, Tensor):
         return full
@@ -87,14 +87,18 @@ def load_optimizer_states(model: nn.Module, optimizers: Iterable, states: Option
         for index, name in enumerate(_names(model, optimizer)):
             saved = share(states and states.get(name))
             if saved:
-                like = saved if keeps_whole else parameters[name]
+                like = None if keeps_whole else parameters[name]
                 mine[index] = {key: lay_out(value, like) for key, value in saved.items()}
         optimizer.load_state_dict({"state": mine, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _names(model: nn.Module, optimizer) -> list[str]:
     """Name of each parameter of an optimizer, in the order in which its state_dict counts them. An offloaded optimizer has
-    copies of the parameters, its ``masters``."""
+    copies of the parameters, its ``masters``; CramError when those are copies of shards."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    names |= {id(master): names[id(parameter)] for parameter, master in getattr(optimizer, "masters", {}).items()}
+    for parameter, master in getattr(optimizer, "masters", {}).items():
+        if hasattr(parameter, "full_tensor"):
+            raise CramError("optimizer.offload=true: each process would keep a part that no checkpoint can hold; "
+                            "use optimizer.offload=false, or train.parallel=ddp")
+        names[id(master)] = names[id(parameter)]
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

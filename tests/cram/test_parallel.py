@@ -98,7 +98,7 @@ def test_gradients_travel_once_a_step_and_activations_twice_a_layer(launched, ca
     mode, (main, _) = launched
     calls = main["runs"][causal]["calls"]
     if mode == "ddp":
-        assert calls == {"allreduce_": 2 + 1}  # all gradients fit in one bucket
+        assert calls == {"allreduce_": 2 + 1 + 1}  # all gradients in one bucket; which parameters got none
     if mode == "fsdp":  # each block and the rest: gathered for each forward pass, the blocks for each backward pass too
         assert calls["_reduce_scatter_base_"] == 3 and calls["_allgather_base_"] == (MICRO_BATCHES // 2) * (3 + 2)
     if mode == "tp":  # a layer sums two outputs, two input gradients, two gains
@@ -115,7 +115,14 @@ def test_what_the_processes_tell_each_other(launched):
         assert said["any"] == (True, False)
         assert said["sum"] == (10 + rank if mode == "tp" else 21)
         assert said["share"]["step"] == 7 and torch.equal(said["share"]["tensor"], torch.arange(3))
-    assert mode != "tp" or all("model.kv_heads is 1" in result["refused"] for result in results)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_split_is_refused_on_every_process(launched):
+    mode, results = launched
+    told = {"ddp": None, "fsdp": "optimizer.offload=true", "tp": "model.kv_heads is 1, which 2 processes"}[mode]
+    for result in results:
+        assert result["refused"] is None if told is None else told in result["refused"]
 
 
 def test_a_process_on_its_own_changes_nothing():
