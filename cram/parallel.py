@@ -1,6 +1,6 @@
 """Past one card: the only place that knows of processes.
 
-``torchrun --nproc-per-node 4 -m cram run ... train.parallel=ddp`` starts the same program four times; a ``World`` tells
+``torchrun --nproc-per-node 4 -m cram pretrain ... train.parallel=ddp`` starts the same program four times; a ``World`` tells
 each copy its part. All communication is PyTorch's own.
 
     ddp    Every process holds the model and takes a part of the batch; gradients are averaged while the backward pass
@@ -64,13 +64,13 @@ class World:
                                 "model into the same folder: set train.parallel=ddp, fsdp or tp, or start without torchrun")
             return cls(kind=device_kind)
         if not launched:
-            raise CramError(f"train.parallel={train.parallel}: needs one process a card; start it with torchrun "
-                            f"--nproc-per-node 2 -m cram run NAME train.parallel={train.parallel}, or set train.parallel=none")
+            raise CramError(f"train.parallel={train.parallel}: needs one process a card; set train.parallel=none, or start "
+                            f"it with torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel={train.parallel}")
         if device_kind == "cuda":
             cards = torch.cuda.device_count()
             if local >= cards:
-                raise CramError(f"train.parallel={train.parallel}: process {local} of this machine has no card, there are {cards}; "
-                                f"start torchrun with --nproc-per-node {cards}")
+                raise CramError(f"train.parallel={train.parallel}: process {local} of this machine has no card, there are "
+                                f"{cards}; start torchrun with --nproc-per-node {cards}")
             torch.cuda.set_device(local)
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device_kind == "cuda" else "gloo")
         mesh = torch.distributed.init_device_mesh(device_kind, (size,))
@@ -186,10 +186,10 @@ class World:
             for module in (model, *model.blocks):
                 module.reshard()
 
-    def whole(self, tensor: Any) -> Any:
-        """A tensor put together from its shards, on the CPU of process 0; None elsewhere. Other values pass unchanged.
-        Every process must ask."""
-        return parallel_state.whole(tensor, self.main)
+    def whole(self, value: Any) -> Any:
+        """A tensor, or a dict of them, put together from shards, on the CPU of process 0; None elsewhere. Other values pass
+        unchanged. Every process must ask."""
+        return parallel_state.whole(value, self.main)
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's weights as a single process would save them, on the CPU of process 0; {} elsewhere."""
@@ -205,7 +205,8 @@ class World:
         self._reshard(model)
         return parallel_state.optimizer_states(model, optimizers, self.main)
 
-    def load_optimizer_states(self, model: nn.Module, optimizers: Iterable, states: Optional[dict[str, dict[str, Any]]]) -> None:
+    def load_optimizer_states(self, model: nn.Module, optimizers: Iterable,
+                              states: Optional[dict[str, dict[str, Any]]]) -> None:
         """Take up what ``optimizer_states`` gave to a world of any size. Learning rates and the like stay as configured."""
         parallel_state.load_optimizer_states(model, optimizers, states, self.share)
 

@@ -22,7 +22,10 @@ Share = Callable[[Any], Any]  # process 0's value to every process
 
 
 def whole(value: Any, main: bool) -> Any:
-    """A copy of a tensor, put together from its shards, on the CPU: on process 0, None elsewhere; other values unchanged."""
+    """A copy of a tensor, put together from its shards, on the CPU: on process 0, None elsewhere; other values unchanged.
+    Of a dict, all that is in it."""
+    if isinstance(value, dict):
+        return {key: whole(part, main) for key, part in value.items()}
     if not isinstance(value, Tensor):
         return value
     full = value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
@@ -70,7 +73,7 @@ def optimizer_states(model: nn.Module, optimizers: Iterable, main: bool) -> dict
     for optimizer in optimizers:
         names = _names(model, optimizer)
         for index, state in optimizer.state_dict()["state"].items():
-            states[names[index]] = {key: whole(value, main) for key, value in state.items()}
+            states[names[index]] = whole(state, main)
     return states if main else {}
 
 

@@ -223,10 +223,9 @@ def refusal(world):
 
 def main(folder):
     torch.use_deterministic_algorithms(True)
-    settings = [f"train.parallel={MODES[0]}", "model.layers=2", "train.layer_schedule=[[0, 1], [0.5, 2]]"]
-    started = World.start(load("demo", settings).train, "cpu")
+    started = World.start(load("demo", [f"train.parallel={MODES[0]}"]).train, "cpu")
     for mode in MODES:
-        world = replace(started, mode=mode)
+        world = replace(started, mode=mode, resting=True)
         result = {"said": conversation(world), "runs": {causal: everything(world, causal) for causal in (False, True)}}
         result["refused"] = refusal(world)
         torch.save(result, Path(folder) / f"{mode}-{world.rank}.pt")

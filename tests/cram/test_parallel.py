@@ -35,7 +35,8 @@ def together(root, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(root / "tests" / "cram" / "parallel_worker.py"), str(folder)],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200)
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=200)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -135,7 +136,7 @@ def test_a_process_on_its_own_changes_nothing():
 
 
 @pytest.mark.parametrize("mode, environment, cards, message", [
-    ("ddp", {}, 0, "torchrun --nproc-per-node 2 -m cram run NAME train.parallel=ddp"),
+    ("ddp", {}, 0, "torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel=ddp"),
     ("none", {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 0, "torchrun started 2 processes"),
     ("fsdp", {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}, 2, "--nproc-per-node 2")])
 def test_a_wrong_start_is_refused_with_the_right_command(monkeypatch, mode, environment, cards, message):
