@@ -1,13 +1,17 @@
 """batch = f(seed, step): rows of the packed stream in a seeded order, with their targets.
 
 There is no loader state to save. Row number i of the run (counting over all epochs) is
-row ``permutation(epoch)[i mod rows]`` of the stream (order.py), and the masks of a micro-batch
-come from a generator keyed by (seed, step, micro-batch).
+row ``permutation(epoch)[i mod rows]`` of the stream (order.py), and the masks of a step come
+from a generator keyed by (seed, step). Neither depends on how a step is split into
+micro-batches, nor on the processes that share these.
+
+Rows can be cut into shorter pieces for a while (train.sequence_schedule). Each is then a row
+of its own, while rows are counted and ordered as before.
 
 Text packed by best fit ends some rows with [PAD]: a document of its own, which nothing else sees
 and in which nothing is predicted.
 
-Axes: B rows, T tokens a row, N = B T, K predictions.
+Axes: B rows, T tokens a row; R pieces of rows of L tokens; N = B T = R L, K predictions.
 """
 
 from __future__ import annotations
@@ -21,7 +25,8 @@ import torch
 from torch import Tensor
 
 from cram.errors import CramError
-from cram.objective import IGNORE, causal_labels, mask_tokens
+from cram.masking import IGNORE, Corruption, Noise, hidden_count, hide_tokens
+from cram.objective import causal_labels, step_kinds
 from cram.ops import Documents
 from cram.order import row_scores, shuffled
 from data_prep.shards import Shards
@@ -38,6 +43,7 @@ class MicroBatch:
     positions_K: Optional[Tensor]
     labels_K: Tensor
     predicted: int  # labels that count
+    causal: bool  # may a token see only what is before it?
 
 
 def document_bounds(ids_BT: np.ndarray, cls: int, pad: Optional[int] = None) -> tuple[np.ndarray, np.ndarray]:
@@ -61,11 +67,13 @@ def document_bounds(ids_BT: np.ndarray, cls: int, pad: Optional[int] = None) -> 
 class Batches:
     """Training batches from the packed shards. objective: ``cram.schema.Objective``; order: as train.order.
 
-    Raises CramError when there is not one row, or the text was fitted into rows of another length.
+    Process ``rank`` of ``world`` makes its share of the micro-batches of every step. Raises CramError when there is not
+    one row, or the text was fitted into rows of another length.
     """
 
     def __init__(self, shards: Shards, objective, *, row: int, seed: int, device: str | torch.device = "cpu",
-                 order: str = "shuffled"):
+                 order: str = "shuffled", rank: int = 0, world: int = 1):
+        self.rank, self.world = rank, world
         self.shards, self.objective, self.row, self.seed = shards, objective, row, seed
         self.device = torch.device(device)
         self.rows = shards.n_tokens // row
@@ -75,27 +83,34 @@ class Batches:
         if shards.row_tokens not in (None, row):
             raise CramError(f"the training text was fitted into rows of {shards.row_tokens} tokens (data.packing=best-fit), "
                             f"but train.sequence_length is {row}: run cram data again, or pack it as a stream")
+        self.corruption = Corruption(shards.special["mask"], len(shards.special), shards.vocab_size,
+                                     objective.mask_token_fraction, objective.random_token_fraction)
         self._score = row_scores(shards, row, order)
         self._order: dict[int, np.ndarray] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="batches")
         self._ahead: Optional[tuple[tuple, Future]] = None
 
-    def step(self, step: int, first_row: int, *, micro_batches: int, micro_rows: int, mask_rate: float,
+    def step(self, step: int, first_row: int, *, rows: int, micro_rows: int, mask_rate: float, length: Optional[int] = None,
              prefetch: bool = True) -> list[MicroBatch]:
-        """The micro-batches of an optimizer step whose first row is number ``first_row`` of the run.
+        """This process's micro-batches of an optimizer step of ``rows`` rows, from number ``first_row`` of the run on.
 
-        With ``prefetch`` the next step of the same shape is prepared in the background.
+        micro_rows: rows in each micro-batch; length: tokens in each piece of a row (None: rows stay whole). With
+        ``prefetch`` the next step of the same shape is prepared in the background. Raises ValueError when the rows cannot
+        be divided into equal micro-batches, those among the processes, or a row into pieces.
         """
-        wanted = (step, first_row, micro_batches, micro_rows, mask_rate)
+        wanted = (step, first_row, rows, micro_rows, mask_rate, length or self.row)
+        if rows % micro_rows or rows // micro_rows % self.world or self.row % wanted[-1]:
+            raise ValueError(f"{rows} rows of {self.row} tokens cannot be divided into micro-batches of {micro_rows} rows for "
+                             f"{self.world} processes, in pieces of {wanted[-1]} tokens")
         key, future = self._ahead or (None, None)
         arrays = future.result() if future else None  # also when it is not the wanted one: one maker at a time
         if key != wanted:
             arrays = self._make(*wanted)
         self._ahead = None
         if prefetch:
-            following = (step + 1, first_row + micro_batches * micro_rows, *wanted[2:])
+            following = (step + 1, first_row + rows, *wanted[2:])
             self._ahead = following, self._worker.submit(self._make, *following)
-        return [self._to_device(array) for array in arrays]
+        return [self._to_device(array, wanted[-1], causal) for causal, array in arrays]
 
     def close(self) -> None:
         self._worker.shutdown(wait=True, cancel_futures=True)
@@ -119,24 +134,34 @@ class Batches:
             self._order[epoch] = order
         return self._order[epoch]
 
-    def _make(self, step: int, first_row: int, micro_batches: int, micro_rows: int, mask_rate: float) -> list[tuple]:
-        return [self._micro(step, i, first_row + i * micro_rows, micro_rows, mask_rate) for i in range(micro_batches)]
+    def _make(self, step: int, first_row: int, rows: int, micro_rows: int, mask_rate: float, length: int
+              ) -> list[tuple[bool, tuple]]:
+        kinds = step_kinds(self.objective, step, rows // micro_rows)
+        share, pieces, noise = len(kinds) // self.world, self.row // length, None
+        mine = range(self.rank * share, (self.rank + 1) * share)
+        if not all(kinds[i] for i in mine):
+            rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, MASKING, step])))
+            noise = Noise.draw(rng, rows * pieces, length, self.corruption)  # of all processes: each keeps its share
+        made = []
+        for i in mine:
+            tokens_BT1 = self.read_rows(first_row + i * micro_rows, micro_rows)
+            made.append((kinds[i], self._causal(tokens_BT1, length) if kinds[i] else self._masked(
+                tokens_BT1, length, hidden_count(mask_rate, length), noise.rows(i * micro_rows * pieces, micro_rows * pieces))))
+        return made
 
-    def _micro(self, step: int, index: int, first_row: int, rows: int, mask_rate: float) -> tuple:
-        tokens_BT1 = self.read_rows(first_row, rows)
-        ids_BT, cls, pad = tokens_BT1[:, :-1], self.shards.special["cls"], self.shards.special["pad"]
-        bounds = document_bounds(ids_BT, cls, pad)
-        if self.objective.type == "causal":
-            labels = causal_labels(tokens_BT1[:, 1:].reshape(-1), cls, pad)
-            return ids_BT.reshape(-1).astype(np.int64), *bounds, None, labels
-        rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, MASKING, step, index])))
-        masked = mask_tokens(
-            ids_BT.reshape(-1), count=max(1, round(mask_rate * rows * self.row)), vocab_size=self.shards.vocab_size,
-            mask_id=self.shards.special["mask"], protected=len(self.shards.special), rng=rng,
-            mask_fraction=self.objective.mask_token_fraction, random_fraction=self.objective.random_token_fraction)
-        return masked[0], *bounds, masked[1], masked[2]
+    def _causal(self, tokens_BT1: np.ndarray, length: int) -> tuple:
+        ids_RL, special = tokens_BT1[:, :-1].reshape(-1, length), self.shards.special
+        labels_N = causal_labels(tokens_BT1[:, 1:].reshape(-1), special["cls"], special["pad"])
+        return ids_RL.reshape(-1).astype(np.int64), *document_bounds(ids_RL, special["cls"], special["pad"]), None, labels_N
 
-    def _to_device(self, arrays: tuple) -> MicroBatch:
+    def _masked(self, tokens_BT1: np.ndarray, length: int, count: int, noise: Noise) -> tuple:
+        ids_RL, special, hybrid = tokens_BT1[:, :-1].reshape(-1, length), self.shards.special, self.objective.type == "hybrid"
+        start_N, end_N = document_bounds(ids_RL, special["cls"], special["pad"])
+        allowed_N = start_N < np.arange(len(start_N)) if hybrid else np.ones(len(start_N), bool)  # has it a position before?
+        inputs_N, positions_K, labels_K = hide_tokens(ids_RL, allowed_N.reshape(ids_RL.shape), count, noise, self.corruption)
+        return inputs_N, start_N, end_N, np.where(labels_K != IGNORE, positions_K - hybrid, 0), labels_K
+
+    def _to_device(self, arrays: tuple, length: int, causal: bool) -> MicroBatch:
         def move(array: Optional[np.ndarray]) -> Optional[Tensor]:
             if array is None:
                 return None
@@ -145,5 +170,5 @@ class Batches:
                 return tensor.pin_memory().to(self.device, non_blocking=True)
             return tensor
         ids, start, end, positions, labels = arrays
-        return MicroBatch(move(ids), Documents(move(start), move(end), self.row), move(positions), move(labels),
-                          int((labels != IGNORE).sum()))
+        return MicroBatch(move(ids), Documents(move(start), move(end), length), move(positions), move(labels),
+                          int((labels != IGNORE).sum()), causal)

@@ -43,6 +43,32 @@ class Device:
         return torch.cuda.max_memory_allocated() if self.kind == "cuda" else None
 
 
+class Throttle:
+    """Keeps the host at most one step ahead of the card: waits for the step before the one just queued.
+
+    The card never idles, and the clock is never more than one step too early (``Pace`` keeps that step back).
+    """
+
+    def __init__(self, kind: str):
+        self.ahead = 1 if kind == "cuda" else 0  # steps that may be queued and unfinished
+        self._before: Optional[torch.cuda.Event] = None
+
+    def queued(self) -> None:
+        """A whole step has been handed to the device."""
+        if not self.ahead:
+            return
+        event = torch.cuda.Event()
+        event.record()
+        if self._before is not None:
+            self._before.synchronize()
+        self._before = event
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether torch could not get memory, on a card or (a plain RuntimeError) on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
+
+
 def choose_device(train) -> Device:
     """Resolve device, precision and compilation. train: ``cram.schema.Train``. CramError when impossible."""
     available = torch.cuda.is_available()

@@ -38,9 +38,9 @@ def ended(config, run_dir: Path, run_id: str, say: Callable[[str], None]) -> boo
     costs = state["pace"] if state else {"setup": 0.0, "step": 0.0, "save": 0.0}
     if seconds_left(summary) > 2 * costs["setup"] + costs["step"] + 2 * costs["save"]:
         return False
-    if state is None or state["step"] == 0:
+    if state is None or state["at"]["step"] == 0:
         raise CramError(f"budget={summary.budget}: spent before the first step ({summary.seconds:.1f} s charged); give it more")
-    close(config, run_dir, run_id, state["step"], state["progress"], say)
+    close(config, run_dir, run_id, state["at"]["step"], state["at"]["progress"], say)
     return True
 
 

@@ -37,7 +37,8 @@ from cram.budget import Budget
 from cram.errors import CramError
 from data_prep.files import replace_durably
 
-CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "lost")
+CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "teacher", "lost")
+WORK = ("steps", "tokens", "flops")
 
 
 def row_hash(row: dict) -> str:
@@ -166,7 +167,7 @@ class Ledger:
             raise CramError(f"{self.path}: this run has ended; --force starts a new one")
         self._rows, last = summary.rows, summary.rows[-1]
         os.truncate(self.path, self.path.read_bytes().rfind(b"\n") + 1)  # a line torn by the crash
-        self._account = dict(last["account"])
+        self._account = dict.fromkeys(CATEGORIES, 0.0) | last["account"]
         self._work = {name: last[name] for name in ("steps", "tokens", "flops", "energy_joules")}
         if last["kind"] != "close":
             charge = next(row["heartbeat"] for row in reversed(self._rows) if row["kind"] == "open") * self._world_size
@@ -235,22 +236,47 @@ class Ledger:
     def resume(self, step: int) -> float:
         """Continue from the checkpoint of ``step`` (0: from scratch). What was charged between it and this
         session is lost; steps, tokens and FLOPs count from there. Returns the seconds lost since that checkpoint."""
+        return self._return_to(step, "resume", {name: self._account[name] - self._opened[name] for name in CATEGORIES})
+
+    def roll_back(self, step: int) -> float:
+        """Go back to the checkpoint of ``step`` in the middle of a session: all that was charged since is lost. Returns
+        those seconds."""
+        return self._return_to(step, "rollback", dict.fromkeys(CATEGORIES, 0.0))
+
+    def _return_to(self, step: int, kind: str, not_lost: dict[str, float]) -> float:
         with self._lock:
             self._settle()
             kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
             if kept is None and step:
                 raise CramError(f"{self.path}: knows no checkpoint of step {step}: that checkpoint is not from this run")
-            account = dict(kept["account"]) if kept else dict.fromkeys(CATEGORIES, 0.0)
-            for name in CATEGORIES:  # what this session itself has spent is not lost
-                account[name] += self._account[name] - self._opened[name]
+            account = dict.fromkeys(CATEGORIES, 0.0) | (kept["account"] if kept else {})
+            for name in CATEGORIES:
+                account[name] += not_lost[name]
+            account["teacher"] = self._account["teacher"]
+            kept = kept or next((row for row in self._rows if row["kind"] == "teacher"), None)  # paid before the first step
             lost = sum(self._account.values()) - sum(account.values())
             account["lost"] += lost
             self._account = account
-            for name in ("steps", "tokens", "flops"):
+            for name in WORK:
                 self._work[name] = kept[name] if kept else 0
             self._opened = dict(account)
-            self._append("resume", step=step, lost_since_checkpoint=round(lost, 6))
+            self._append(kind, step=step, lost_since_checkpoint=round(lost, 6))
             return lost
+
+    def pay_for_teacher(self, teacher: Summary) -> None:
+        """Charge the whole ledger of a finished run, once: its seconds, steps, tokens and FLOPs. CramError when the ledger
+        has paid for another."""
+        with self._lock:
+            paid = next((row["teacher"] for row in self._rows if row["kind"] == "teacher"), None)
+            if paid == teacher.head:
+                return
+            if paid is not None:
+                raise CramError(f"{self.path}: has paid for the teacher whose ledger ends in {paid[:12]}, not "
+                                f"{teacher.head[:12]}; use that teacher, or start a new run with --force")
+            self._account["teacher"] += teacher.seconds
+            for name in WORK:
+                self._work[name] += getattr(teacher, name)
+            self._append("teacher", teacher=teacher.head, teacher_run=teacher.run_id)
 
     def close(self, reason: str) -> None:
         """Write the closing row; 'finished' ends the run for good. Closing twice does nothing."""

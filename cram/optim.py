@@ -1,70 +1,33 @@
-"""Optimizers and the parameter groups that partition a model.
+"""The parameters of a model, partitioned, and the optimizers that move them.
 
-Every parameter belongs to exactly one group: ``matrices`` (hidden weights, two axes),
-``embeddings`` (input and output tables) or ``vectors`` (gains, biases, scales). Muon
-takes the matrices when it is chosen, AdamW everything else; weight decay is decoupled
-(Loshchilov & Hutter 2019) and spares the vectors.
+Every parameter belongs to exactly one group: ``matrices`` (hidden weights, two axes), ``embeddings`` (input and output
+tables) or ``vectors`` (gains, biases, scales). Weight decay is decoupled (Loshchilov & Hutter 2019) and spares the
+vectors.
+
+=========  ==========================  ==========================
+type       matrices                    embeddings and vectors
+=========  ==========================  ==========================
+adamw      AdamW, 32 or 8 bits         AdamW
+muon       Muon                        AdamW
+adalomo    AdaLomo                     AdaLomo
+=========  ==========================  ==========================
+
+All share one convention of torch's fused optimizers: where the tensor ``found_inf`` is 1, a step changes nothing,
+and the host never asks.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from typing import Optional
+from typing import Iterator, Optional
 
 import torch
 from torch import Tensor, nn
 
-# Quintic iteration x -> a x + b (x xT) x + c (x xT)^2 x, steep at 0 (Jordan 2024, "Muon").
-NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
-
-
-def orthogonalise(g_BMN: Tensor, steps: int = 5) -> Tensor:
-    """Move the singular values of each matrix towards 1, keeping its singular vectors.
-
-    g_BMN: a batch of M x N matrices, float32. Iterates in bfloat16 on CUDA, float32 elsewhere.
-    The result's singular values lie roughly in [0.7, 1.2], which is all that Muon needs.
-    """
-    a, b, c = NEWTON_SCHULZ
-    x = g_BMN.bfloat16() if g_BMN.is_cuda else g_BMN
-    tall = x.size(-2) > x.size(-1)
-    if tall:  # the Gram matrix is formed on the short side
-        x = x.mT
-    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
-    for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
-    return (x.mT if tall else x).to(g_BMN.dtype)
-
-
-class Muon(torch.optim.Optimizer):
-    """Momentum, orthogonalised by Newton-Schulz (Jordan 2024), for weight matrices.
-
-    The update has root mean square 0.2 x lr whatever the shape (Liu et al. 2025, equation 4), so
-    learning rates carry over between widths. Matrices of one shape are orthogonalised together.
-    """
-
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
-
-    @torch.no_grad()
-    def step(self, closure=None):
-        for group in self.param_groups:
-            by_shape: dict[torch.Size, list[nn.Parameter]] = defaultdict(list)
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for shape, parameters in by_shape.items():
-                updates_BMN = orthogonalise(torch.stack([self._nesterov(p, group["momentum"]) for p in parameters]))
-                size = 0.2 * max(shape) ** 0.5
-                torch._foreach_mul_(parameters, 1 - group["lr"] * group["weight_decay"])
-                torch._foreach_add_(parameters, list(updates_BMN.unbind()), alpha=-group["lr"] * size)
-
-    def _nesterov(self, parameter: nn.Parameter, momentum: float) -> Tensor:
-        state = self.state[parameter]
-        if not state:
-            state["momentum"] = torch.zeros_like(parameter)
-        buffer = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum)
+from cram.adalomo import AdaLomo
+from cram.adamw import AdamW, adamw_8bit
+from cram.muon import Muon
+from cram.offload import OffloadedAdamW
+from cram.sharded import by_mesh, local, whole
 
 
 def partition(model: nn.Module) -> dict[str, list[nn.Parameter]]:
@@ -78,64 +41,129 @@ def partition(model: nn.Module) -> dict[str, list[nn.Parameter]]:
     return groups
 
 
-def make_optimizers(model: nn.Module, config) -> list[torch.optim.Optimizer]:
-    """AdamW, and Muon before it when chosen. config: ``cram.schema.Optimizer``. Groups carry their ``peak_lr``."""
-    groups = partition(model)
-    embedding_lr = config.embedding_lr or config.lr
-    adamw = [dict(params=groups["embeddings"], lr=embedding_lr, weight_decay=config.weight_decay),
-             dict(params=groups["vectors"], lr=config.lr, weight_decay=0.0)]
+def make_groups(model: nn.Module, config) -> dict[str, list[dict]]:
+    """torch's parameter groups by kind: one for each mesh that shares parameters, none for a kind without parameters.
+
+    config: ``cram.schema.Optimizer``. Each group knows its ``kind``, its ``peak_lr`` and its ``weight_decay``.
+    """
+    rates = {"matrices": config.muon_lr if config.type == "muon" else config.lr,
+             "embeddings": config.lr if config.embedding_lr is None else config.embedding_lr, "vectors": config.lr}
+    return {kind: [dict(params=together, kind=kind, lr=rates[kind], peak_lr=rates[kind],
+                        weight_decay=0.0 if kind == "vectors" else config.weight_decay) for together in by_mesh(parameters)]
+            for kind, parameters in partition(model).items()}
+
+
+def make_optimizers(groups: dict[str, list[dict]], config) -> list[torch.optim.Optimizer]:
+    """Each group in exactly one optimizer; those that would have none are left out. config: ``cram.schema.Optimizer``."""
+    matrices, rest = groups["matrices"], [*groups["embeddings"], *groups["vectors"]]
+    moments = dict(betas=(config.beta1, config.beta2), eps=config.eps)
     optimizers: list[torch.optim.Optimizer] = []
-    if config.type == "muon":
-        optimizers.append(Muon(groups["matrices"], config.muon_lr, config.momentum, config.weight_decay))
+    if config.type == "adalomo":
+        return [AdaLomo(matrices + rest, cautious=config.cautious, fused_backward=config.fused_backward)]
+    if config.type == "muon" and matrices:
+        optimizers.append(Muon(matrices, lr=config.muon_lr, momentum=config.momentum, cautious=config.cautious))
+    elif config.state_bits == 8 and matrices:  # not the tables: bitsandbytes keeps embeddings in 32 bits for stability
+        optimizers.append(adamw_8bit(matrices, **moments))
     else:
-        adamw.append(dict(params=groups["matrices"], lr=config.lr, weight_decay=config.weight_decay))
-    optimizers.append(torch.optim.AdamW(adamw, betas=(config.beta1, config.beta2), eps=config.eps, fused=True))
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["peak_lr"] = group["lr"]
+        rest = matrices + rest
+    if rest:
+        optimizers.append((OffloadedAdamW if config.offload else AdamW)(rest, cautious=config.cautious, **moments))
     return optimizers
 
 
-def set_learning_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
-    """Every group's learning rate becomes ``share`` of its peak."""
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak_lr"] * share
+class Optimizers:
+    """All optimizers of a model as one.
 
-
-class LossScale:
-    """Dynamic loss scale for float16 (Micikevicius et al. 2018, section 3.2).
-
-    Halves when a step overflowed, doubles after ``patience`` good steps. 1 forever when off.
+    config: ``cram.schema.Optimizer``. ``fused``: updates happen in the backward pass, so ``before_backward`` takes
+    the place of ``step``. Raises CramError when bitsandbytes is needed and missing.
     """
 
-    def __init__(self, enabled: bool, patience: int = 2000):
-        self.enabled, self.patience = enabled, patience
-        self.scale, self.good_steps = (65536.0 if enabled else 1.0), 0
+    def __init__(self, model: nn.Module, config):
+        self.fused = config.fused_backward
+        self.members = make_optimizers(make_groups(model, config), config)
 
-    def update(self, finite: bool) -> None:
-        if not self.enabled:
+    def groups(self) -> Iterator[dict]:
+        """Every parameter group of every optimizer."""
+        for optimizer in self.members:
+            yield from optimizer.param_groups
+
+    def set_learning_rate(self, share: float) -> None:
+        """Every group's learning rate becomes ``share`` of its peak."""
+        for group in self.groups():
+            group["lr"] = group["peak_lr"] * share
+
+    def rates(self) -> dict[str, Optional[float]]:
+        """Learning rates now: ``lr`` of everything but embeddings and Muon's matrices, ``muon_lr`` of those or None."""
+        muon = [group["lr"] for optimizer in self.members if isinstance(optimizer, Muon) for group in optimizer.param_groups]
+        others = [group["lr"] for optimizer in self.members if not isinstance(optimizer, Muon)
+                  for group in optimizer.param_groups if group["kind"] != "embeddings"]
+        return {"lr": others[0] if others else None, "muon_lr": muon[0] if muon else None}
+
+    def before_backward(self, skip: Tensor) -> None:
+        """Fused: the flag for the updates that the next backward pass makes. skip: float32 [], 1 to change nothing."""
+        for optimizer in self.members:
+            optimizer.found_inf = skip
+
+    def step(self, skip: Tensor) -> None:
+        """One update by the gradients, or none where skip (float32 [], on the parameters' device) is 1. Nothing when fused."""
+        if self.fused:
             return
-        if not finite:
-            self.scale, self.good_steps = max(self.scale / 2, 1.0), 0
-            return
-        self.good_steps += 1
-        if self.good_steps == self.patience:
-            self.scale, self.good_steps = min(self.scale * 2, 2.0**24), 0
+        for optimizer in self.members:
+            optimizer.found_inf = skip
+            optimizer.step()
 
-    def state_dict(self) -> dict:
-        return {"scale": self.scale, "good_steps": self.good_steps}
+    def zero_grad(self) -> None:
+        """Free the gradients."""
+        for optimizer in self.members:
+            optimizer.zero_grad(set_to_none=True)
 
-    def load_state_dict(self, state: dict) -> None:
-        self.scale, self.good_steps = state["scale"], state["good_steps"]
+    def memory(self, device: Optional[str] = None) -> int:
+        """Bytes of this process's optimizer states; with ``device`` ("cpu", "cuda") only of those that live there."""
+        tensors = [local(x) for optimizer in self.members for state in optimizer.state.values() for x in state.values()
+                   if torch.is_tensor(x)]
+        tensors += [master for o in self.members if isinstance(o, OffloadedAdamW) for master in o.masters.values()]
+        distinct = {(x.device, x.data_ptr(), x.nbytes): x for x in tensors}  # bitsandbytes shares its tables
+        return sum(x.nbytes for x in distinct.values() if device in (None, x.device.type))
+
+    def copy_state(self, pairs: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
+        """The state of each pair's first parameter is cloned to the second, whose own is dropped, as when layers are
+        stacked. Call after the weights have been copied."""
+        for optimizer in self.members:
+            keys: dict = {}
+            if isinstance(optimizer, OffloadedAdamW):
+                keys = optimizer.masters
+                optimizer.refresh()
+            held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+            for source, target in ((keys.get(a, a), keys.get(b, b)) for a, b in pairs):
+                if id(target) not in held:
+                    continue
+                optimizer.state.pop(target, None)
+                if source in optimizer.state:
+                    optimizer.state[target] = {name: value.clone() if torch.is_tensor(value) else value
+                                               for name, value in optimizer.state[source].items()}
+
+    def state_dict(self) -> list[dict]:
+        """One state of each optimizer: plain tensors, numbers, lists and dicts, not copied."""
+        return [optimizer.state_dict() for optimizer in self.members]
+
+    def load_state_dict(self, states: list[dict]) -> None:
+        """Raises ValueError when the states are those of other optimizers."""
+        for optimizer, state in zip(self.members, states, strict=True):
+            optimizer.load_state_dict(state)
 
 
-def finish_gradients(parameters: list[nn.Parameter], scale: float, clip: Optional[float]) -> Tensor:
-    """Undo the loss scale, clip to the global norm; returns the norm before clipping, float32 []."""
+@torch.no_grad()
+def finish_gradients(parameters: list[nn.Parameter], scale: Tensor, clip: Optional[float]) -> Tensor:
+    """Undo the loss scale, clip to the global norm; returns the norm before clipping, float32 [].
+
+    scale: float32 [], on the parameters' device. Sharded gradients count as a whole. When no parameter has a gradient
+    (a fused backward pass has used them up) the norm is 0.
+    """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    if scale != 1.0:
-        torch._foreach_div_(gradients, scale)
-    norm = torch.nn.utils.get_total_norm(gradients)
-    if clip is not None:
-        torch._foreach_mul_(gradients, (clip / (norm + 1e-6)).clamp(max=1.0))
+    if not gradients:
+        return torch.zeros_like(scale)
+    norms = [whole(torch.nn.utils.get_total_norm(together)) for together in by_mesh(gradients)]
+    norm = (norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))) / scale
+    share = 1.0 if clip is None else (clip / (norm + 1e-6)).clamp(max=1.0)
+    torch._foreach_mul_([local(gradient) for gradient in gradients], share / scale)
     return norm

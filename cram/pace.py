@@ -6,22 +6,19 @@ import time
 from collections import deque
 from typing import Callable, Optional
 
-import numpy as np
-
 from cram import schedule
-from cram.budget import Budget
 from cram.ledger import Ledger
-from cram.errors import CramError
 
 
 class Pace:
     """What things have cost so far, and what therefore still fits.
 
-    train: ``cram.schema.Train``. Costs are seconds as measured; every decision takes the slowest.
+    train: ``cram.schema.Train``. Costs are seconds as measured; every decision takes the slowest. ahead: steps that may be
+    queued on the device and not yet on the clock.
     """
 
-    def __init__(self, ledger: Ledger, train, clock: Callable[[], float] = time.monotonic):
-        self.ledger, self.train, self.clock = ledger, train, clock
+    def __init__(self, ledger: Ledger, train, ahead: int = 0, world: int = 1, clock: Callable[[], float] = time.monotonic):
+        self.ledger, self.train, self.ahead, self.world, self.clock = ledger, train, ahead, world, clock
         self.step_seconds: deque[float] = deque(maxlen=16)  # of the latest steps
         self.setup_seconds = self.save_seconds = self.validation_seconds = 0.0
         self.saved_at = clock()
@@ -35,7 +32,8 @@ class Pace:
 
     def state_dict(self) -> dict:
         """What the next session needs to know about costs."""
-        return {"setup": self.setup_seconds, "step": max(self.step_seconds), "save": self.save_seconds, "validation": self.validation_seconds}
+        return {"setup": self.setup_seconds, "step": max(self.step_seconds), "save": self.save_seconds,
+                "validation": self.validation_seconds}
 
     def load_state_dict(self, state: dict) -> None:
         self.step_seconds.append(state["step"])
@@ -53,22 +51,23 @@ class Pace:
         if budget.kind != "time":
             progress = schedule.progress(budget.amount, spent, work)
         else:
-            cost = max(self.step_seconds)
+            cost = max(self.step_seconds) * self.world
+            spent += self.ahead * cost
             progress = schedule.progress(budget.amount, spent, cost, self.reserve())
-            if progress is None and spent + cost + 1.5 * self.save_seconds < budget.amount:
+            if progress is None and spent + cost + 1.5 * self.save_seconds * self.world < budget.amount:
                 progress = 1.0  # the step before took longer than foreseen: this one closes the run
         return None if progress is None else max(progress, before)
 
     def reserve(self) -> float:
-        """Seconds kept back for the last checkpoint: twice the slowest so far and a margin for a busy machine."""
+        """Charged seconds kept back for the last checkpoint: twice the slowest so far and a margin for a busy machine."""
         if self.train.reserve is not None:
             return self.train.reserve
-        return 2 * self.save_seconds + min(0.2 + 0.004 * self.ledger.budget.amount, 10.0)
+        return 2 * self.save_seconds * self.world + min(0.2 + 0.004 * self.ledger.budget.amount, 10.0)
 
     def has_room(self, seconds: float) -> bool:
         """Whether something may be done on the side without endangering the end."""
         budget = self.ledger.budget
-        return budget.kind != "time" or self.ledger.spent + 2 * seconds + self.reserve() < budget.amount
+        return budget.kind != "time" or self.ledger.spent + 2 * seconds * self.world + self.reserve() < budget.amount
 
     def save_is_due(self, step: int) -> bool:
         """By steps or seconds as configured, else so seldom that saving costs at most 1% (10 s to 10 min)."""
@@ -86,15 +85,3 @@ class Pace:
     def validated(self, seconds: float) -> None:
         self.validation_seconds = max(self.validation_seconds, seconds)
 
-
-def read_replay(path: Optional[str], budget: Budget) -> Optional[np.ndarray]:
-    """The recorded progress of every step, float64 [steps]; CramError unless it fits the step budget."""
-    if path is None:
-        return None
-    try:
-        recorded = np.fromfile(path, dtype=np.float64)
-    except OSError as error:
-        raise CramError(f"train.replay={path}: {error.strerror}; give the progress.f64 of a finished run") from error
-    if budget.kind != "steps" or len(recorded) != budget.amount:
-        raise CramError(f"train.replay={path}: holds {len(recorded)} steps; set budget='{len(recorded)} steps'")
-    return recorded

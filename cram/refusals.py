@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator
 
 from cram.budget import Budget
+from cram.combinations import COMBINATIONS
 from cram.config import COMMAND_LINE, lookup
 from cram.errors import CramError
 from cram.explain import show
@@ -30,17 +31,19 @@ RANGES: dict[Rule, tuple[str, ...]] = {
         "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
         "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "objective.mask_rate_levels",
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
-        "train.threads", "train.checkpoint_every_steps", "train.keep_checkpoints", "train.validation_tokens",
+        "train.threads", "train.spike_window", "train.skip_limit", "train.checkpoint_every_steps", "train.keep_checkpoints",
+        "train.validation_tokens",
         "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every"),
     NOT_NEGATIVE: (
         "seed", "data.filters.min_chars", "data.filters.min_words", "data.filters.min_sentences", "data.filters.min_stop_words",
         "data.filters.max_contaminated_ngrams", "data.filters.min_mean_word_length", "data.filters.max_hash_ratio",
         "data.filters.max_ellipsis_ratio", "data.filters.max_newline_ratio",
-        "objective.z_loss", "optimizer.weight_decay", "train.reserve",
+        "objective.z_loss", "optimizer.weight_decay", "train.reserve", "train.rollback_limit",
         "evaluate.minimal_pairs", "telemetry.usd_per_hour"),
     POSITIVE: (
         "data.filters.max_tokens_per_char", "data.filters.max_mean_word_length",
-        "model.norm_eps", "model.rope_base", "model.init_std", "model.logit_softcap",
+        "model.norm_eps", "model.rope_base", "model.rope_base_end", "train.spike_sigmas", "distill.temperature",
+        "model.init_std", "model.logit_softcap",
         "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
         "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "telemetry.heartbeat"),
     SHARE: (
@@ -52,8 +55,10 @@ RANGES: dict[Rule, tuple[str, ...]] = {
             "max_top_4gram_chars", *(f"max_duplicate_{n}gram_chars" for n in range(5, 11)), "min_punctuated_lines",
             "max_short_lines", "max_duplicated_line_chars")),
         "data.filters.min_alpha_fraction", "data.filters.max_repeated_line_fraction", "objective.mask_token_fraction",
-        "objective.random_token_fraction", "schedule.warmup", "schedule.decay", "schedule.start", "train.batch_ramp"),
-    INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "evaluate.mask_rate"),
+        "objective.random_token_fraction", "schedule.warmup", "schedule.decay", "schedule.start", "train.batch_ramp",
+        "distill.weight"),
+    INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "objective.causal_share",
+             "evaluate.mask_rate", "train.ema"),
     DECAY: ("optimizer.beta1", "optimizer.beta2", "optimizer.momentum"),
 }
 
@@ -80,6 +85,37 @@ def _refusals(config: Config, places: dict[str, str]) -> Iterator[tuple[tuple[st
     yield from _evaluate(config)
     yield from _schedule(config)
     yield from _train(config)
+    yield from _levels(config)
+    yield from ((each.keys, each.told()) for each in COMBINATIONS if each.refused(config))
+    teacher = config.distill.teacher
+    if teacher is not None and not (Path(teacher) / "ledger.jsonl").is_file():
+        yield ("distill.teacher",), (f"distill.teacher: no ledger.jsonl in {teacher}; give the pretraining folder of a finished "
+                                     "run, such as runs/big/pretrain")
+
+
+def _levels(config: Config):
+    """Schedules in plateaus: [[0, first], [progress, next], ..., [progress, last]]."""
+    train, model = config.train, config.model
+    reach = model.window or train.sequence_length
+    for name, end, end_key in (("sequence_schedule", train.sequence_length, "train.sequence_length"),
+                               ("window_schedule", reach, "model.window" if model.window else "train.sequence_length"),
+                               ("layer_schedule", model.layers, "model.layers")):
+        levels, keys = getattr(train, name), (f"train.{name}", end_key)
+        if not levels:
+            continue
+        if any(len(level) != 2 for level in levels):
+            yield keys, (f"train.{name} {show(levels)} is not a list of [progress, value] pairs, such as "
+                         f"[[0, {end // 2}], [0.5, {end}]]")
+            continue
+        begins, values = zip(*levels)
+        if begins[0] != 0 or list(begins) != sorted(set(begins)) or begins[-1] >= 1:
+            yield keys, f"train.{name} {show(levels)}: the progresses must begin with 0, rise, and stay below 1"
+        if any(value < 1 or value != int(value) for value in values) or list(values) != sorted(set(values)):
+            yield keys, f"train.{name} {show(levels)}: the values must be whole numbers from 1 on, and rise"
+        elif values[-1] != end:
+            yield keys, f"train.{name} {show(levels)} ends at {int(values[-1])}, but {end_key} is {end}; make them equal"
+        elif name == "sequence_schedule" and any(value < 2 or end % value for value in values):
+            yield keys, f"train.{name} {show(levels)}: every length must be at least 2 and divide train.sequence_length {end}"
 
 
 def _run(config: Config):
@@ -168,13 +204,15 @@ def _model(config: Config):
 
 def _objective(config: Config):
     objective = config.objective
+    if config.optimizer.state_bits not in (8, 32):
+        yield ("optimizer.state_bits",), f"optimizer.state_bits must be 32 or 8, got {config.optimizer.state_bits}"
     if objective.mask_token_fraction + objective.random_token_fraction > 1:
         yield (("objective.mask_token_fraction", "objective.random_token_fraction"),
                "objective.mask_token_fraction and objective.random_token_fraction together exceed 1")
     if objective.mask_rate_end not in (None, objective.mask_rate) and objective.mask_rate_levels < 2:
         yield (("objective.mask_rate_levels", "objective.mask_rate_end"),
                "objective.mask_rate_levels must be at least 2 when objective.mask_rate_end differs from mask_rate")
-    if objective.type == "masked":
+    if objective.type != "causal":
         for blank in config.evaluate.blanks:
             if "[MASK]" not in blank:
                 yield ("evaluate.blanks",), f"evaluate.blanks: '{blank}' has no [MASK] to fill"

@@ -38,6 +38,11 @@ def mask_rate(p: float, start: float, end: Optional[float], levels: int) -> floa
     return start + (end - start) * level / (levels - 1)
 
 
+def plateau(p: float, levels: list[list[float]], end: float) -> float:
+    """The value of the last [progress, value] pair that begins at or before p; ``end`` when there are no levels."""
+    return next((value for begin, value in reversed(levels) if begin <= p), end)
+
+
 def batch_tokens(p: float, full: int, start: Optional[int], ramp: float, micro: int) -> int:
     """Tokens per step: linear from start to full over the first ``ramp`` of the budget, whole micro-batches."""
     if ramp <= 0.0 or p >= ramp:

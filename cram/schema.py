@@ -139,8 +139,8 @@ class Train:
         "memory (kernels/loss.py)")
     compile: Literal["auto", "on", "off"] = key("auto", "torch.compile; auto: on for CUDA, off for CPU")
     recompute: Literal["none", "selective", "full"] = key(
-        "none", "activations kept for the backward pass: none recomputed; selective: the results of matrix products and attention "
-        "only (Korthikanti et al. 2022); full: the inputs of blocks only (Chen et al. 2016)")
+        "none", "what the backward pass computes again instead of keeping it: nothing; selective: all but matrix products and "
+        "attention (Korthikanti et al. 2022); full: everything but the inputs of blocks (Chen et al. 2016)")
     fp8: bool = key(False, "matrix products of the blocks in 8-bit floats, e4m3 forward, e5m2 backward (Micikevicius et al. "
                     "2022); cards of compute capability 8.9 and newer")
     ema: Optional[float] = key(

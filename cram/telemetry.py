@@ -24,11 +24,13 @@ from cram.errors import CramError
 TAGS = {  # kind of row -> its fields that are drawn, and under which TensorBoard tag
     "train": {
         "loss": "loss/train", "lr": "schedule/lr", "muon_lr": "schedule/muon_lr", "mask_rate": "schedule/mask_rate",
-        "batch_tokens": "schedule/batch_tokens", "grad_norm": "train/grad_norm", "tokens": "train/tokens",
+        "batch_tokens": "schedule/batch_tokens", "row": "schedule/sequence_length", "window": "schedule/window",
+        "layers": "schedule/layers", "grad_norm": "train/grad_norm", "tokens": "train/tokens",
         "tokens_per_second": "speed/tokens_per_second", "mfu": "speed/mfu", "memory_bytes": "speed/memory_bytes",
         "progress": "budget/progress", "spent": "budget/seconds"},
     "validation": {
-        "loss": "loss/validation", "accuracy": "validation/accuracy", "bits_per_byte": "validation/bits_per_byte"},
+        "loss": "loss/validation", "accuracy": "validation/accuracy", "bits_per_byte": "validation/bits_per_byte",
+        "masked_loss": "loss/validation_masked", "masked_accuracy": "validation/masked_accuracy"},
 }
 LAYOUT = {  # the Custom Scalars tab; each name is a regular expression over tags
     "run": {
@@ -43,7 +45,7 @@ HPARAMS = ("budget", "seed", "model", "objective", "optimizer", "schedule", "tra
 def read_metrics(path: Path) -> list[dict]:
     """Rows of ``metrics.jsonl`` in order, without those of lost work.
 
-    A ``resume`` row at step s supersedes every earlier row with a step beyond s.
+    A ``resume`` row at step s supersedes every earlier row with a step beyond s, except events: they happened.
     A last line without its newline was torn by a crash and is ignored. Raises
     CramError (file and line) when any other line is not a JSON object.
     """
@@ -66,7 +68,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def _until(rows: list[dict], step: int) -> list[dict]:
-    return [row for row in rows if row.get("step", 0) <= step]
+    return [row for row in rows if row.get("step", 0) <= step or row["kind"] == "event"]
 
 
 class Telemetry:
@@ -126,6 +128,10 @@ class Telemetry:
     def sample(self, text: str, step: int) -> None:
         """Text of the model, for people to look at."""
         self._record("sample", {"step": step, "text": text})
+
+    def event(self, row: dict) -> None:
+        """Something out of the ordinary: ``event`` names it, ``told`` says it in words."""
+        self._record("event", row)
 
     def resume(self, row: dict) -> None:
         """The run goes on from ``row["step"]``; earlier rows beyond it are superseded."""

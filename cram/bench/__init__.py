@@ -1,10 +1,14 @@
-"""``cram bench``: measure speed on this machine, and write what was found down beside the command that found it.
+"""``cram bench``: measure on this machine, and write what was found down beside the command that found it.
 
     cram bench attention     ways to attend, forward and backward, over document lengths
     cram bench loss          ways to compute the loss of the last layer
     cram bench step          a whole training step with each attention back end
     cram bench data          preparing text, beside datatrove, datasketch and tokenizers; --whole: end to end
     cram bench filters       what filters and deduplication are worth: the same budget on raw and on clean text
+    cram bench defaults      what our defaults are worth: each beside cramming's value, at the same budget
+    cram bench overhead      what the training loop itself costs a step
+    cram bench techniques    every technique: where it is from, where it is written, what it costs and saves here
+    cram bench faults        real runs, killed and harmed: what survives, beside an uninterrupted run
     cram bench kernels       what the compiler makes of our kernels for cards that are not here
     cram bench render FILE   the table and the plot of a measurement again, from its JSON
 """
@@ -18,10 +22,12 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 from cram.errors import CramError
 
-WHAT = ("attention", "loss", "step", "data", "filters", "kernels", "render")
+WHAT = ("attention", "loss", "step", "data", "filters", "defaults", "overhead", "techniques", "faults", "kernels", "render")
+RUNS = ("defaults", "overhead", "techniques")       # benches whose cases are whole runs
 # Options that some benches alone understand.
-ONLY = {"check": ("kernels",), "files": ("data", "filters"), "whole": ("data",), "megabytes": ("data", "filters"),
-        "runs": ("filters",), "budget": ("filters",)}
+ONLY = {"check": ("kernels",), "files": ("data", "filters", *RUNS), "whole": ("data",), "megabytes": ("data", "filters"),
+        "runs": ("filters", "defaults", "faults"), "budget": ("filters", "defaults"), "faults": ("faults",),
+        "kills": ("faults",)}
 ONE_THREAD = {"threads": 1}
 CORPUS_BYTES = 500_000_000      # text read at most, to draw samples from
 LOSS_VIEW = {"title": "Loss of the last layer, forward and backward", "panel": "{p:,} positions, width {d}, vocabulary {v:,}",
@@ -40,23 +46,26 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     parser.add_argument("--quick", action="store_true", help="a few small cases, to see that all of it works")
     parser.add_argument("--repeats", type=_positive, help="rounds, in each of which every competitor is timed; "
-                        "filters: seeds")
+                        "filters, defaults: seeds; faults: times that each is tried")
     parser.add_argument("--check", action="store_true", help="kernels: compare with the table that is there, write nothing")
-    parser.add_argument("--files", nargs="+", metavar="PATTERN", help="data, filters: text to work on, jsonl, txt or parquet "
+    parser.add_argument("--files", nargs="+", metavar="PATTERN", help="text to work on, jsonl, txt or parquet "
                         "(default: docstrings of installed packages); filters: clean text")
     parser.add_argument("--whole", action="store_true", help="data: the stages end to end, with their memory")
     parser.add_argument("--megabytes", nargs="+", type=_amount,
                         help="data --whole: sizes of the corpora; filters: of the clean text")
-    parser.add_argument("--runs", type=Path, help="filters: folder where runs are kept and found again (default: none)")
-    parser.add_argument("--budget", help="filters: budget of every run (default: '400 steps')")
+    parser.add_argument("--runs", type=Path, help="filters, defaults, faults: folder where runs are kept, and, but for faults, "
+                        "found again (default: none)")
+    parser.add_argument("--faults", type=lambda text: text.split(","), metavar="A,B", help="faults: these alone")
+    parser.add_argument("--kills", type=_positive, help="faults: also so many kill -9 at random moments, over all kinds of "
+                        "budget")
+    parser.add_argument("--budget", help="filters, defaults: budget of every run (default: '400 steps', '1e12 flops')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
-        raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'" if options.file else
-                        "cram bench render needs one file, such as reports/bench/attention_cpu.json")
+        raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'"
+                        if options.file else "cram bench render needs one file, such as reports/bench/attention_cpu.json")
     for name, benches in ONLY.items():
         if getattr(options, name) and options.what not in benches:
-            raise CramError(f"--{name} is for cram bench {' and '.join(benches)}, not for {options.what}; "
-                            "see 'cram bench --help'")
+            raise CramError(f"--{name} is for cram bench {', '.join(benches)}, not for {options.what}; see 'cram bench --help'")
     if options.megabytes and options.what == "data" and not options.whole:
         raise CramError("cram bench data --megabytes needs --whole; see 'cram bench --help'")
     if options.what == "filters" and len(options.megabytes or []) > 1:
@@ -69,7 +78,11 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     else:
         path = _measure(options, shlex.join(["cram", "bench", *arguments]), say)
     from cram.bench import write
-    say(f"{options.what}: {path}, {', '.join(made.name for made in write.render(path))}")
+    made = write.render(path)
+    if path.stem.startswith("techniques_"):
+        from cram.bench import techniques_page
+        made.append(techniques_page.write(path))
+    say(f"{options.what}: {path}, {', '.join(each.name for each in made)}")
     return 0
 
 
@@ -99,6 +112,7 @@ class _Bench(NamedTuple):
     quick_repeats: int = 3
     name: Optional[str] = None          # of the record, where it is not that of the bench
     facts: Optional[dict] = None        # of the environment, where they differ from what is usual
+    tables: Callable[[list[dict]], list[tuple]] = lambda rows: []       # [heading, header, body] from all rows together
 
 
 def _measure(options: argparse.Namespace, command: str, say: Callable[[str], None]) -> Path:
@@ -110,8 +124,10 @@ def _measure(options: argparse.Namespace, command: str, say: Callable[[str], Non
     available = torch.cuda.is_available()
     if options.device == "cuda" and not available:
         raise CramError("--device cuda: torch sees no CUDA card here; use --device cpu or check the driver")
-    device = "cuda" if available and options.device != "cpu" and options.what != "data" else "cpu"
-    bench = _text_bench(options) if options.what in ("data", "filters") else _Bench(*_bench(options.what))
+    device = "cuda" if available and options.device != "cpu" and options.what not in ("data", "faults") else "cpu"
+    make = (_fault_bench if options.what == "faults" else _text_bench if options.what in ("data", "filters") else
+            _run_bench if options.what in RUNS else _timing_bench)
+    bench = make(options)
     repeats = options.repeats or (bench.quick_repeats if options.quick else bench.repeats[device])
     environment = measure.environment(device) | (bench.facts or {})
     record = {"schema": write.SCHEMA, "what": bench.name or options.what, "command": command, "complete": False,
@@ -119,8 +135,13 @@ def _measure(options: argparse.Namespace, command: str, say: Callable[[str], Non
     for rows in bench.cases(device, options.quick, repeats, say):
         record["rows"] += rows
         record["notes"] = [*bench.notes, *bench.conclude(record["rows"])]
+        record["tables"] = bench.tables(record["rows"])
         write.save(record, options.out)
     return write.save(record | {"complete": True}, options.out)
+
+
+def _timing_bench(options: argparse.Namespace) -> _Bench:
+    return _Bench(*_bench(options.what))
 
 
 def _bench(what: str) -> tuple[dict, list[str], dict[str, int], Callable[..., Iterator[list[dict]]]]:
@@ -166,6 +187,32 @@ def _text_bench(options: argparse.Namespace) -> _Bench:
     sizes = data.QUICK if options.quick else data.Sizes()
     return _Bench(data.VIEW, [*data.NOTES, *told, data.libraries()], data.REPEATS,
                   lambda device, quick, repeats, say: data.measure(texts, sizes, repeats, say), facts=ONE_THREAD)
+
+
+def _fault_bench(options: argparse.Namespace) -> _Bench:
+    from cram.bench import faults
+
+    chosen = faults.choose(options.faults, options.quick)
+    return _Bench(faults.VIEW, faults.NOTES, {"cpu": 3}, lambda device, quick, repeats, say: faults.measure(
+        chosen, options.kills or 0, repeats, options.runs, say), faults.conclude, 1, facts=ONE_THREAD)
+
+
+def _run_bench(options: argparse.Namespace) -> _Bench:
+    """The benches that train: their runs read the text themselves, as every run does."""
+    from cram.bench import defaults, overhead, runs, techniques
+
+    if options.what == "defaults":
+        text = runs.text(options.files, ("networkx",) if options.quick else ())
+        plan = defaults.Plan(budget=options.budget or defaults.Plan.budget, overrides=text)
+        if options.quick:
+            plan = defaults.Plan(options.budget or "8 steps", defaults.QUICK_SWITCHES, (*defaults.QUICK, *text))
+        return _Bench(defaults.VIEW, [*defaults.NOTES, plan.told()], {"cpu": 3, "cuda": 3},
+                      lambda device, quick, repeats, say: defaults.measure(plan, repeats, device, options.runs, say),
+                      quick_repeats=2, facts=ONE_THREAD, tables=defaults.tables)
+    bench = overhead if options.what == "overhead" else techniques
+    text = runs.text(options.files, ("networkx",))              # what is read matters little here
+    return _Bench(bench.VIEW, bench.NOTES, bench.REPEATS, lambda device, quick, repeats, say:
+                  bench.measure(text, repeats, device, quick, say), quick_repeats=1, facts=ONE_THREAD)
 
 
 def _plan(options: argparse.Namespace, filters: Any) -> Any:

@@ -14,15 +14,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
-import shutil
 import statistics
-import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence
 
 from cram.bench.corpora import describe, distinct, megabytes, take
 from cram.bench.measure import attempt
+from cram.bench.paired import show_gain
+from cram.bench.runs import PLAIN, finish, workplace
 from cram.bench.web_text import Recipe, make_web
 from cram.config import load
 from cram.errors import CramError
@@ -34,13 +33,10 @@ ARMS: dict[str, tuple[str, ...]] = {
     RAW: ("filters/none", "data.exact_dedup=false", "data.near_dedup.mode=off"),
     "filtered": ("filters/fineweb", "data.exact_dedup=false", "data.near_dedup.mode=off"),
     "filtered + deduplicated": ("filters/fineweb", "data.exact_dedup=true", "data.near_dedup.mode=drop")}
-SHARED = ("demo_gpt", "data.source=files", "data.workers=1", "evaluate.minimal_pairs=0", "evaluate.prompts=[The]",
-          "evaluate.sample_tokens=1", "train.threads=1", "telemetry.energy=false", "tokenizer.vocab_size=4096",
+SHARED = ("demo_gpt", "data.source=files", *PLAIN, "tokenizer.vocab_size=4096",
           "data.validation_max_bytes=1000000000", "evaluate.tokens=1000000000")      # all of the held-out text, in every arm
 QUICK = ("tokenizer.vocab_size=512", "model.layers=1", "model.width=32", "model.heads=2", "train.batch_tokens=512",
          "train.validation_tokens=512")
-# Student's t, 97.5%, for 1 to 10 degrees of freedom; beyond that the last, which is a little too wide.
-STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 VIEW = {"title": "What filters and deduplication are worth", "rounds": "{repeats} seed(s), each on every text.",
         "panel": "The runs", "x": "seed", "line": "arm", "kind": "bars", "baseline": RAW,
         "y": [["bits_per_byte", "held-out bits per byte"]],
@@ -76,8 +72,7 @@ def measure(texts: Sequence[str], plan: Plan, seeds: int, device: str, folder: O
 
     texts: clean, in a random order. folder: where runs are kept; None: nowhere.
     """
-    work = Path(folder) if folder is not None else Path(tempfile.mkdtemp(prefix="cram-bench-"))
-    try:
+    with workplace(folder) as work:
         held_out, web, kinds = write_corpora(texts, plan, work / "corpus")
         counted = ", ".join(f"{count:,} {kind}" for kind, count in kinds.items())
         say(f"filters: web-like text of {sum(kinds.values()):,} pages: {counted}")
@@ -90,9 +85,6 @@ def measure(texts: Sequence[str], plan: Plan, seeds: int, device: str, folder: O
                 say(f"filters: {arm}, seed {seed}: " + (row.get("error") or f"{row['bits_per_byte']:.4f} bits per byte"))
                 rows.append(row)
             yield rows
-    finally:
-        if folder is None:
-            shutil.rmtree(work, ignore_errors=True)
 
 
 def _compared(found: Optional[dict], error: Optional[str], raw: Optional[dict]) -> dict[str, Any]:
@@ -140,31 +132,15 @@ def _edited(texts: list[str]) -> list[str]:
 
 def _run(arm: str, seed: int, settings: tuple[str, ...], plan: Plan, place: tuple[str, Path, Path, Path]) -> dict[str, Any]:
     """One run, or what is left of it; its row."""
-    from cram.ledger import read_ledger
-    from cram.pipeline import STAGES
-    from cram.stages import Runner
-
     device, work, held_out, web = place
     settings = (*SHARED, *settings, f"data.files=[{web}]", f"data.validation_files=[{held_out}]", f"seed={seed}",
                 f"name={arm.replace(' + ', '-')}-{seed}", f"out={work}", f"budget={plan.budget}", f"train.device={device}",
                 *plan.overrides)
-    config = load([each for each in settings if "=" not in each], [each for each in settings if "=" in each])
-    runner = Runner(STAGES, config, lambda line: None)
-    runner.run("evaluate")
-    scores = json.loads((runner.links / "evaluate" / "scores.json").read_text())
-    train = json.loads((runner.links / "data" / "manifest.json").read_text())["splits"]["train"]
-    seen = read_ledger(runner.links / "pretrain" / "ledger.jsonl").tokens
+    scores, ledger, links = finish(settings)
+    train, seen = json.loads((links / "data" / "manifest.json").read_text())["splits"]["train"], ledger.tokens
     return {"bits_per_byte": scores["held_out"]["bits_per_byte"], "documents": train["documents"],
             "megabytes": train["bytes"] / 1e6, "tokens": train["tokens"], "tokens_seen": seen, "epochs": seen / train["tokens"],
             "held_out_bytes": scores["held_out"]["bytes"], "budget": plan.budget}
-
-
-def interval(differences: Sequence[float]) -> Optional[float]:
-    """Half the width of Student's 95% interval of the mean; None for fewer than two values."""
-    if len(differences) < 2:
-        return None
-    student = STUDENT[min(len(differences) - 1, len(STUDENT)) - 1]
-    return student * statistics.stdev(differences) / math.sqrt(len(differences))
 
 
 def conclude(rows: Sequence[dict]) -> list[str]:
@@ -178,7 +154,6 @@ def conclude(rows: Sequence[dict]) -> list[str]:
         spread = f" (standard deviation {statistics.stdev(scores):.4f})" if len(scores) > 1 else ""
         line = f"Verdict, {arm}: {statistics.mean(scores):.4f} bits per byte{spread}, {len(scores)} seed(s)"
         if arm != RAW and gains:
-            half = interval(gains)
-            line += f"; less than raw by {statistics.mean(gains):+.4f}" + (f" ± {half:.4f} (95%)" if half is not None else "")
+            line += f"; less than raw by {show_gain(gains)}" + " (95%)" * (len(gains) > 1)
         lines.append(line + ".")
     return lines

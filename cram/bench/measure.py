@@ -28,6 +28,7 @@ import torch
 
 from cram import __version__
 from cram.errors import CramError
+from data_prep.errors import DataError
 
 Ready = Callable[[], Callable[[], object]]
 
@@ -80,7 +81,7 @@ def attempt(function: Callable, *arguments) -> tuple[Any, Optional[str]]:
 def describe(error: Exception) -> str:
     """One line: kind and first line of the message; of a refusal in plain words the message alone."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    if isinstance(error, (Unavailable, CramError)):
+    if isinstance(error, (Unavailable, CramError, DataError)):
         return lines[0]
     return f"{type(error).__name__}: {lines[0]}"[:240]
 

@@ -22,10 +22,10 @@ from cram.bench.attention import document_starts
 from cram.bench.measure import HostTimer, attempt, no_silent_fallback, race
 from cram.config import load
 from cram.device import Device, choose_device, keep_freed_memory
-from cram.model import Transformer, build, refuse_attention
-from cram.objective import cross_entropy_sum
-from cram.optim import LossScale, finish_gradients, make_optimizers, set_learning_rate
+from cram.learner import Learner
+from cram.objective import predicted_fraction
 from cram.ops import BACKENDS
+from cram.parallel import World
 from cram.sizing import choose_micro_batch
 from data_prep.tokenizer import SPECIAL_IDS
 
@@ -63,13 +63,8 @@ class Competitor:
     """A model in training with one attention back end. Raises CramError where that cannot run."""
 
     def __init__(self, config, device: Device):
-        refuse_attention(config.model, device.kind)
-        self.config, self.device = config, device
-        self.model = new_model(config, device)
-        self.loss_sum = torch.compile(cross_entropy_sum, dynamic=False) if device.compile else cross_entropy_sum
-        self.optimizers = make_optimizers(self.model, config.optimizer)
-        set_learning_rate(self.optimizers, LEARNING_RATE)
-        self.scale = LossScale(enabled=device.scaled).scale
+        self.device, self.learner = device, Learner(config, device, World(kind=device.kind), config.tokenizer.vocab_size)
+        self.learner.optimizers.set_learning_rate(LEARNING_RATE)
         self.losses: list[torch.Tensor] = []
 
     def ready(self, batch: list[MicroBatch]) -> Callable[[], None]:
@@ -78,23 +73,13 @@ class Competitor:
     def step(self, batch: list[MicroBatch]) -> None:
         """``cram.train.Day.optimizer_step`` without its book-keeping."""
         predicted = max(1, sum(micro.predicted for micro in batch))
-        loss_sum = torch.zeros((), device=self.device.kind)
-        for micro in batch:
-            with self.device.autocast():
-                loss = self.loss_sum(self.model, micro.ids_N, micro.documents, micro.positions_K, micro.labels_K,
-                                     self.config.objective.z_loss)
-            (loss * (self.scale / predicted)).backward()
-            loss_sum += loss.detach()
-        finish_gradients(list(self.model.parameters()), self.scale, self.config.optimizer.clip)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.losses.append(loss_sum / predicted)
+        loss = self.learner.backward(batch, dict.fromkeys((False, True), 1 / predicted))
+        self.learner.update(loss)
+        self.losses.append(loss)
 
     def bytes_at_rest(self) -> int:
         """Parameters and optimizer states."""
-        states = [x for optimizer in self.optimizers for state in optimizer.state.values() for x in state.values()]
-        return sum(x.nbytes for x in [*self.model.parameters(), *states] if torch.is_tensor(x) and x.device.type == "cuda")
+        return sum(p.nbytes for p in self.learner.model.parameters()) + self.learner.optimizers.memory(self.device.kind)
 
     def peak_bytes(self, batch: list[MicroBatch]) -> Optional[int]:
         """What one step holds at most; None on the CPU."""
@@ -106,10 +91,6 @@ class Competitor:
         self.step(batch)
         torch.cuda.synchronize()
         return self.bytes_at_rest() + torch.cuda.max_memory_allocated() - before
-
-
-def new_model(config, device: Device) -> Transformer:
-    return build(config.model, config.tokenizer.vocab_size, config.objective.type == "causal", seed=config.seed).to(device.kind)
 
 
 @contextlib.contextmanager
@@ -150,13 +131,13 @@ def measure_config(name: str, config, device: Device, quick: bool, repeats: int)
     """One row for each back end, all with the micro-batch that fits sdpa, which holds its mask in memory."""
     row = config.train.sequence_length
     config.model.attention = "sdpa"
-    model = new_model(config, device)
-    micro_tokens = choose_micro_batch(model, device, config)
-    flops = model.flops_per_token(row, 1.0 if model.causal else config.objective.mask_rate)
+    model = (learner := Learner(config, device, World(kind=device.kind), config.tokenizer.vocab_size)).model
+    micro_tokens = choose_micro_batch(learner, config, 1)
+    flops = model.flops_per_token(row, predicted_fraction(model.causal, config.objective.mask_rate, row))
     batch_tokens = micro_tokens if quick else config.train.batch_tokens
     facts = {"config": name, "row": row, "parameters": model.parameter_count(), "batch_tokens": batch_tokens,
              "micro_tokens": micro_tokens, "precision": str(device.dtype).removeprefix("torch."), "compile": device.compile}
-    del model
+    del model, learner
     batch = make_batch(config, device, batch_tokens, micro_tokens)
 
     rows, competitors = {}, {}
@@ -186,7 +167,7 @@ def make_batch(config, device: Device, tokens: int, micro_tokens: int) -> list[M
     text = RandomText(config.tokenizer.vocab_size, tokens)
     batches = Batches(text, config.objective, row=row, seed=config.seed, device=device.kind)
     try:
-        return batches.step(0, 0, micro_batches=tokens // micro_tokens, micro_rows=micro_tokens // row,
-                            mask_rate=config.objective.mask_rate, prefetch=False)
+        return batches.step(0, 0, rows=tokens // row, micro_rows=micro_tokens // row, mask_rate=config.objective.mask_rate,
+                            prefetch=False)
     finally:
         batches.close()

@@ -9,6 +9,9 @@ A record holds what was measured, where, by which command, and a ``view`` of its
     kind      "lines" or "bars"
     baseline  the line that the others are compared with
 
+A record may hold ``tables`` besides, [heading, header, rows of text] each, which were computed from all rows together and
+come before them.
+
 A row with an ``error`` took part and has no result; it stays in the table. A ``remark`` stands in the same place.
 """
 
@@ -28,6 +31,8 @@ from data_prep.files import replace_durably
 
 SCHEMA = 1
 COLUMNS = 4  # plots side by side
+ROUNDS = "Medians of {repeats} rounds, in each of which every competitor is timed once."
+CROWDED = 8  # more names on an axis than this stand upright
 
 
 def save(record: dict, out: Path) -> Path:
@@ -53,12 +58,14 @@ def table(record: dict, stem: str) -> str:
     """The record as Markdown; stem: name of the record's files."""
     view, environment = record["view"], record["environment"]
     blocks: list[tuple] = [("title", view["title"]), ("text", _where(environment)),
-                           ("text", view.get("rounds", "Medians of {repeats} rounds, in each of which every competitor is timed once.").format(**record)
-               + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
+                           ("text", view.get("rounds", ROUNDS).format(**record)
+                            + " Not complete: the command was stopped before its last case." * (not record["complete"]))]
     blocks += [("text", note) for note in record["notes"]]
     blocks.append(("code", f"{record['command']}\ncram bench render {stem}.json    # this page and its plot, from the JSON"))
+    for heading, header, body in record.get("tables", []):
+        blocks += [("section", heading), ("table", header, body)]
     for panel, rows in _panels(record).items():
-        body = [[*(_cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
+        body = [[*(cell(row, *column) for _, *column in view["columns"]), row.get("error", row.get("remark", ""))]
                 for row in rows]
         header = [heading for heading, *_ in view["columns"]] + ["remark"] * any(line[-1] for line in body)
         blocks += [("section", panel), ("table", header, [line[:len(header)] for line in body])]
@@ -100,13 +107,13 @@ def draw(record: dict) -> bytes:
 def _plot(ax, view: dict, rows: list[dict], names: list[str], key: str) -> None:
     """One pair of axes: each name's values over the places on the x axis."""
     places = list(dict.fromkeys(row[view["x"]] for row in rows))
-    highest = 0.0
+    highest = lowest = 0.0
     for number, name in enumerate(names):
         points = {row[view["x"]]: find(row, key) for row in rows if row[view["line"]] == name}
         points = {place: value for place, value in points.items() if value is not None}
         if not points:
             continue
-        highest, baseline = max(highest, *points.values()), name == view["baseline"]
+        highest, lowest, baseline = max(highest, *points.values()), min(lowest, *points.values()), name == view["baseline"]
         style = {"color": "black" if baseline else f"C{number % 10}", "label": f"{name} (baseline)" if baseline else name}
         if view["kind"] == "bars":
             width = 0.8 / len(names)
@@ -117,9 +124,9 @@ def _plot(ax, view: dict, rows: list[dict], names: list[str], key: str) -> None:
         for numbers in (True, False):  # a line leads from number to number; what is no number stands alone
             part = {places.index(place): value for place, value in points.items() if isinstance(place, (int, float)) is numbers}
             ax.plot(part.keys(), part.values(), linestyle=("--" if baseline else "-") if numbers else "", **style)
-    ax.set_xticks(range(len(places)), map(str, places))
+    ax.set_xticks(range(len(places)), map(str, places), rotation=90 if len(places) > CROWDED else 0)
     ax.set_xlim(-0.6, len(places) - 0.4)
-    ax.set_ylim(0, 1.1 * highest or 1.0)
+    ax.set_ylim(1.1 * lowest, 1.1 * highest or 1.0)
 
 
 def find(row: dict, key: str) -> Any:
@@ -129,7 +136,7 @@ def find(row: dict, key: str) -> Any:
     return row
 
 
-def _cell(row: dict, key: str, form: str) -> str:
+def cell(row: dict, key: str, form: str) -> str:
     """A value in its format; 'spread' is a median in milliseconds with its quartiles."""
     value = find(row, key)
     if value is None:

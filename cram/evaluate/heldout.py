@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from dataclasses import dataclass
-from typing import Any, ContextManager, Iterator
+from dataclasses import dataclass, replace
+from typing import Any, ContextManager, Iterator, Optional
 
 import numpy as np
 import torch
@@ -19,7 +19,8 @@ from torch import Tensor
 
 from cram.batches import document_bounds
 from cram.errors import CramError
-from cram.objective import IGNORE, causal_labels, mask_tokens
+from cram.masking import IGNORE, Corruption, hide_once
+from cram.objective import causal_labels
 from cram.ops import Documents
 
 PROTECTED = 5  # ids below are [PAD] [UNK] [CLS] [SEP] [MASK]
@@ -55,27 +56,28 @@ def held_out_targets(shards: Any, *, causal: bool, mask_rate: float, max_tokens:
         positions_K = np.flatnonzero(labels_N != IGNORE)
         return Targets(stream_N, positions_K, labels_N[positions_K], documents, text_bytes)
     count = max(1, round(mask_rate * int(np.sum(stream_N >= PROTECTED))))
-    inputs_N, positions_K, labels_K = mask_tokens(
-        stream_N, count=count, vocab_size=shards.vocab_size, mask_id=shards.special["mask"], protected=PROTECTED,
-        rng=np.random.default_rng(seed))
-    chosen_K = labels_K != IGNORE
-    if not chosen_K.any():
+    corruption = Corruption(shards.special["mask"], PROTECTED, shards.vocab_size)
+    inputs_N, positions_K, labels_K = hide_once(stream_N, count, np.random.default_rng(seed), corruption)
+    if not len(positions_K):
         raise CramError("validation: the held-out text holds special tokens only; bring more text")
-    return Targets(inputs_N, positions_K[chosen_K], labels_K[chosen_K], documents, text_bytes)
+    return Targets(inputs_N, positions_K, labels_K, documents, text_bytes)
 
 
 @torch.no_grad()
 def predict(model: Any, ids_N: np.ndarray, documents: Documents, positions_K: np.ndarray, labels_K: np.ndarray, *,
-            device: str | torch.device = "cpu",
-            autocast: ContextManager = contextlib.nullcontext()) -> tuple[Tensor, Tensor]:
-    """Nats (float64 [K]) of the labels at the positions, and whether each is the likeliest token (bool [K])."""
+            device: str | torch.device = "cpu", autocast: ContextManager = contextlib.nullcontext(),
+            causal: Optional[bool] = None) -> tuple[Tensor, Tensor]:
+    """Nats (float64 [K]) of the labels at the positions, and whether each is the likeliest token (bool [K]).
+
+    causal: None as the model was built.
+    """
     def move(array: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
     chunk = max(1, CHUNK_ELEMENTS[torch.device(device).type] // model.vocab_size)
     nats, hits = [], []
     with autocast:
-        hidden_ND = model(move(ids_N), documents)
+        hidden_ND = model(move(ids_N), documents, causal)
         for low in range(0, len(positions_K), chunk):
             labels_P = move(labels_K[low:low + chunk])
             logits_PV = model.logits(hidden_ND[move(positions_K[low:low + chunk])]).float()
@@ -96,8 +98,8 @@ def evaluating(model: Any) -> Iterator[None]:
 
 
 def score_targets(model: Any, targets: Targets, *, row: int, special: dict[str, int], batch_tokens: int = 8192,
-                  device: str | torch.device = "cpu",
-                  autocast: ContextManager = contextlib.nullcontext()) -> tuple[np.ndarray, np.ndarray]:
+                  device: str | torch.device = "cpu", autocast: ContextManager = contextlib.nullcontext(),
+                  causal: Optional[bool] = None) -> tuple[np.ndarray, np.ndarray]:
     """Nats (float64 [K]) and whether the likeliest token is the right one (bool [K]), for every prediction.
 
     All batches have one shape, so that a compiled model compiles once. The model's training mode is restored and
@@ -119,28 +121,34 @@ def score_targets(model: Any, targets: Targets, *, row: int, special: dict[str, 
             bounds = document_bounds(batch_N.reshape(-1, row), special["cls"])
             documents = Documents(*(torch.from_numpy(bound).to(device) for bound in bounds), row)
             batch = predict(model, batch_N, documents, targets.positions_K[first:last] - begin,
-                            targets.labels_K[first:last], device=device, autocast=autocast)
+                            targets.labels_K[first:last], device=device, autocast=autocast, causal=causal)
             nats.append(batch[0])
             hits.append(batch[1])
     return torch.cat(nats).cpu().numpy(), torch.cat(hits).cpu().numpy()
 
 
 def score_heldout(model: Any, shards: Any, *, row: int, mask_rate: float, max_tokens: int, batch_tokens: int = 8192,
-                  seed: int = 0, device: str | torch.device = "cpu",
-                  autocast: ContextManager = contextlib.nullcontext()) -> dict:
+                  seed: int = 0, device: str | torch.device = "cpu", autocast: ContextManager = contextlib.nullcontext(),
+                  hybrid: bool = False) -> dict:
     """Score ``model`` on the validation ``shards`` (``data_prep.shards.Shards``).
 
     Causal: ``loss`` (nats per predicted token, [SEP] among them), ``accuracy``, ``predicted``, ``bytes`` and
     ``bits_per_byte``: the bits of the tokens of content alone, over the raw UTF-8 bytes of the documents scored;
     None when the tokenizer is lossy, for then the tokens do not say the text. Masked: ``loss``, ``accuracy``,
-    ``predicted``, on the same masks every time.
+    ``predicted``, on the same masks every time. Hybrid, which is built causal: as causal, and ``masked_loss`` and
+    ``masked_accuracy`` on the masks of a masked model, each token predicted at the position before it.
     """
-    targets = held_out_targets(shards, causal=model.causal, mask_rate=mask_rate, max_tokens=max_tokens, seed=seed)
-    nats_K, hits_K = score_targets(
-        model, targets, row=row, special=shards.special, batch_tokens=batch_tokens, device=device, autocast=autocast)
+    ask = dict(mask_rate=mask_rate, max_tokens=max_tokens, seed=seed)
+    how = dict(row=row, special=shards.special, batch_tokens=batch_tokens, device=device, autocast=autocast)
+    targets = held_out_targets(shards, causal=model.causal, **ask)
+    nats_K, hits_K = score_targets(model, targets, **how)
     scores = {"loss": float(nats_K.mean()), "accuracy": float(hits_K.mean()), "predicted": len(nats_K)}
     if model.causal:
         scores |= {"bytes": targets.bytes, "bits_per_byte": bits_per_byte(nats_K, targets, shards)}
+    if hybrid:
+        hidden = held_out_targets(shards, causal=False, **ask)
+        nats_K, hits_K = score_targets(model, replace(hidden, positions_K=hidden.positions_K - 1), causal=False, **how)
+        scores |= {"masked_loss": float(nats_K.mean()), "masked_accuracy": float(hits_K.mean())}
     return scores
 
 

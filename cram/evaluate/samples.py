@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -13,10 +13,10 @@ from cram.ops import Documents
 BLANK = "[MASK]"
 
 
-def _hidden(model: Any, ids: list[int], device: str | torch.device) -> torch.Tensor:
-    """Hidden states [N, D] of one document."""
+def _hidden(model: Any, ids: list[int], device: str | torch.device, causal: Optional[bool] = None) -> torch.Tensor:
+    """Hidden states [N, D] of one document. causal: None as the model was built."""
     start_N = torch.zeros(len(ids), dtype=torch.int32, device=device)
-    return model(torch.tensor(ids, device=device), Documents(start_N, start_N + len(ids), len(ids)))
+    return model(torch.tensor(ids, device=device), Documents(start_N, start_N + len(ids), len(ids)), causal)
 
 
 @torch.no_grad()
@@ -64,11 +64,15 @@ def encode_blanks(tokenizer: Any, sentence: str, where: str = "evaluate.blanks")
 @torch.no_grad()
 def fill_blanks(model: Any, tokenizer: Any, sentence: str, *, top: int = 5,
                 device: str | torch.device = "cpu") -> list[list[dict]]:
-    """For each [MASK] the ``top`` likeliest ordinary tokens: {"token": text, "probability"}, likeliest first."""
+    """For each [MASK] the ``top`` likeliest ordinary tokens: {"token": text, "probability"}, likeliest first.
+
+    A model that is built causal is taken for a hybrid one: it sees both sides here too, but predicts a token at the
+    position before it.
+    """
     ids = encode_blanks(tokenizer, sentence)
-    blanks = [position for position, token in enumerate(ids) if token == tokenizer.token_to_id(BLANK)]
+    places = [place - model.causal for place, token in enumerate(ids) if token == tokenizer.token_to_id(BLANK)]
     with evaluating(model):
-        logits_BV = model.logits(_hidden(model, ids, device)[blanks]).float().cpu()
+        logits_BV = model.logits(_hidden(model, ids, device, causal=False)[places]).float().cpu()
     probabilities_BV = logits_BV.softmax(1)
     probabilities_BV[:, :PROTECTED] = 0
     best = probabilities_BV.topk(top, dim=1)
@@ -76,7 +80,8 @@ def fill_blanks(model: Any, tokenizer: Any, sentence: str, *, top: int = 5,
             for row in zip(best.indices.tolist(), best.values.tolist())]
 
 
-def one_sample(model: Any, tokenizer: Any, evaluate: Any, *, tokens: int = 24, device: str | torch.device = "cpu") -> str | None:
+def one_sample(model: Any, tokenizer: Any, evaluate: Any, *, tokens: int = 24,
+               device: str | torch.device = "cpu") -> Optional[str]:
     """A short look for the middle of a run: the first prompt continued, or the first sentence with its blanks filled
     (likeliest token first); None when ``evaluate`` (``cram.schema.Evaluate``) lists none."""
     if model.causal:

@@ -48,15 +48,19 @@ def evaluate(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Pat
         seconds[name] = round(time.monotonic() - begin, 3)
         return result
 
+    hybrid = config.objective.type == "hybrid"
     ask = dict(mask_rate=config.evaluate.mask_rate, max_tokens=config.evaluate.tokens)
-    held_out = timed("held_out", lambda: score_heldout(
-        model, shards, row=config.train.sequence_length, batch_tokens=BATCH_TOKENS[device], device=device, **ask))
+    held_out = timed("held_out", lambda: score_heldout(model, shards, row=config.train.sequence_length, hybrid=hybrid,
+                                                       batch_tokens=BATCH_TOKENS[device], device=device, **ask))
     targets = held_out_targets(shards, causal=model.causal, **ask)
     held_out |= {"documents": targets.documents, "tokens": len(targets.inputs_N)}
 
     def baselines() -> dict[str, dict]:
         counts_V = np.load(data_dir / "token_counts.npy")
         found = token_baselines(targets, shards, counts_V, causal=model.causal)
+        if hybrid:
+            masked = token_baselines(held_out_targets(shards, causal=False, **ask), shards, counts_V, causal=False)
+            found = {name: row | {"masked_loss": masked[name]["loss"]} for name, row in found.items()}
         return found | compression_baselines(targets, data_dir / "validation.jsonl") if model.causal else found
 
     scores = {
@@ -84,11 +88,15 @@ def _minimal_pairs(config: Any, model: Any, tokenizer: Any, special: dict[str, i
 
 
 def _samples(config: Any, model: Any, tokenizer: Any, device: str) -> list[dict]:
-    if not model.causal:
-        return [{"sentence": sentence, "blanks": fill_blanks(model, tokenizer, sentence, device=device)}
-                for sentence in config.evaluate.blanks]
-    wanted = [(prompt, temperature) for prompt in config.evaluate.prompts for temperature in TEMPERATURES]
-    return [{"prompt": prompt, "temperature": temperature, "text": generate(
-                model, tokenizer, prompt, tokens=config.evaluate.sample_tokens, temperature=temperature,
-                seed=config.seed + number, device=device)}
-            for number, (prompt, temperature) in enumerate(wanted)]
+    """Continued prompts (causal), filled blanks (masked), or both (hybrid)."""
+    kind, samples = config.objective.type, []
+    if kind != "masked":
+        wanted = [(prompt, temperature) for prompt in config.evaluate.prompts for temperature in TEMPERATURES]
+        samples += [{"prompt": prompt, "temperature": temperature, "text": generate(
+                        model, tokenizer, prompt, tokens=config.evaluate.sample_tokens, temperature=temperature,
+                        seed=config.seed + number, device=device)}
+                    for number, (prompt, temperature) in enumerate(wanted)]
+    if kind != "causal":
+        samples += [{"sentence": sentence, "blanks": fill_blanks(model, tokenizer, sentence, device=device)}
+                    for sentence in config.evaluate.blanks]
+    return samples

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-COLUMNS = {"loss": "nats per token", "accuracy": "accuracy", "bits_per_byte": "bits per byte"}
+COLUMNS = {"loss": "nats per token", "accuracy": "accuracy", "bits_per_byte": "bits per byte",
+           "masked_loss": "masked: nats", "masked_accuracy": "masked: right"}
 
 
 def score_table(scores: dict) -> tuple[list[str], list[list[str]]]:

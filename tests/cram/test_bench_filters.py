@@ -79,12 +79,6 @@ def test_held_out_text_is_nowhere_else_and_files_keep_their_time(tmp_path):
 # ---- verdict
 
 
-def test_interval_is_students():
-    assert filters.interval([1.0, 2.0, 3.0]) == pytest.approx(4.303 / 3 ** 0.5)
-    assert filters.interval([1.0]) is None
-    assert filters.interval([0.0, 1.0] * 20) == pytest.approx(2.228 * 0.50637 / 40 ** 0.5, rel=1e-4)
-
-
 def test_the_verdict_pairs_by_seed():
     rows = [{"arm": arm, "seed": seed, "bits_per_byte": base + seed, "gain": 3.0 - base + 0.01 * seed}
             for arm, base in (("raw", 3.0), ("filtered", 2.5)) for seed in (0, 1)]
@@ -123,7 +117,7 @@ def test_held_out_text_is_as_edits_leave_it():
 
 
 @pytest.mark.parametrize("arguments, told", [
-    (["loss", "--files", "x"], "--files is for cram bench data and filters, not for loss"),
+    (["loss", "--files", "x"], "--files is for cram bench data, filters, defaults, overhead, techniques, not for loss"),
     (["filters", "--whole"], "--whole is for cram bench data, not for filters"),
     (["data", "--megabytes", "3"], "cram bench data --megabytes needs --whole"),
     (["filters", "--megabytes", "3", "4"], "takes one size of --megabytes"),

@@ -56,7 +56,8 @@ def test_every_second_belongs_to_one_category(tmp_path):
     ledger.count(steps=7, tokens=70, flops=7e9)
     ledger.close("finished")
     summary = read_ledger(tmp_path / "ledger.jsonl")
-    assert summary.account == {"setup": 3, "compile": 0, "steps": 14, "validation": 2, "saving": 1, "data_wait": 0, "lost": 0}
+    assert summary.account == {"setup": 3, "compile": 0, "steps": 14, "validation": 2, "saving": 1, "data_wait": 0, "teacher": 0,
+                               "lost": 0}
     assert summary.seconds == summary.spent == 20 and summary.fraction == 0.2
     assert (summary.steps, summary.tokens, summary.flops) == (7, 70, 7e9)
     assert summary.closed and summary.reason == "finished"
@@ -306,3 +307,49 @@ def test_a_crash_on_several_devices_is_charged_for_each(tmp_path):
 def test_time_is_shown_for_people(text, seconds, shown):
     assert Budget.parse(text).show(seconds) == shown
     assert Budget.parse("500 steps").show(20) == "20 steps"
+
+
+def test_rolling_back_loses_what_came_since_and_nothing_else(tmp_path):
+    clock = FakeClock()
+    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run", clock=clock)
+    ledger.resume(0)
+    clock.now += 1  # setup
+    ledger.switch("steps")
+    clock.now += 10
+    ledger.count(steps=5, tokens=50)
+    ledger.checkpoint(5)
+    clock.now += 7
+    with ledger.account("validation"):
+        clock.now += 2
+    ledger.count(steps=3, tokens=30)
+    assert ledger.roll_back(5) == pytest.approx(9)
+    clock.now += 4
+    ledger.count(steps=1, tokens=10)
+    account = ledger.account_seconds
+    assert (account["setup"], account["steps"], account["validation"], account["lost"]) == (1, 14, 0, 9)
+    assert ledger.seconds == 24
+    ledger.close("finished")
+    summary = read_ledger(tmp_path / "ledger.jsonl")
+    assert (summary.steps, summary.tokens, summary.seconds) == (6, 60, 24)
+
+
+@pytest.mark.parametrize("budget, spent", [("100s", 12), ("1000 tokens", 70), ("9e9 flops", 7e9), ("70 steps", 7)])
+def test_a_teacher_is_paid_once_in_every_unit_and_stays_paid(tmp_path, budget, spent):
+    clock = FakeClock()
+    teacher = Ledger(tmp_path / "teacher" / "ledger.jsonl", Budget.parse("20s"), "teacher", clock=clock)
+    clock.now += 12
+    teacher.count(steps=7, tokens=70, flops=7e9)
+    teacher.close("finished")
+    bill = read_ledger(tmp_path / "teacher" / "ledger.jsonl")
+    for session in range(2):  # the second finds it paid
+        ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse(budget), "run", heartbeat=100, clock=clock)
+        ledger.pay_for_teacher(bill)
+        ledger.resume(0)  # nothing was saved: all but the teacher starts anew
+        assert ledger.spent == spent and ledger.account_seconds["teacher"] == 12
+        ledger.close("interrupted")
+    assert read_ledger(tmp_path / "ledger.jsonl").rows[1]["teacher"] == bill.head
+    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse(budget), "run", heartbeat=100, clock=clock)
+    bill.head = "another"
+    with pytest.raises(CramError, match="has paid for the teacher.*use that teacher"):
+        ledger.pay_for_teacher(bill)
+    ledger.close("interrupted")

@@ -125,12 +125,15 @@ def by_the_formulas(model, ids, lengths):
             x = torch.cat((turned.real, turned.imag), dim=-1)
         return x
 
-    def attend(x, name, position):
+    def attend(x, name, position, document):
         heads = []
         for h in range(config.heads):
             g = h * (config.kv_heads or config.heads) // config.heads
             q, k = head(x, f"{name}.q", h, position), head(x, f"{name}.k", g, position)
             v = linear(x, f"{name}.v")[:, g * width:(g + 1) * width]
+            if f"{name}.value_embedding.table.weight" in w:
+                gate = 2 / (1 + torch.exp(-x[:, :32] @ w[f"{name}.value_embedding.gate.weight"][g]))
+                v = v + gate[:, None] * w[f"{name}.value_embedding.table.weight"][document][:, g * width:(g + 1) * width]
             far = position[None] - position[:, None]
             hidden = (far > 0) & model.causal | (far.abs() > (len(x) if config.window is None else config.window))
             heads.append(torch.softmax((q @ k.T / width ** 0.5).masked_fill(hidden, float("-inf")), -1) @ v)
@@ -154,9 +157,12 @@ def by_the_formulas(model, ids, lengths):
                 x[:, i + 1] += w["position.scale"] * angle.cos()
         if config.embedding_norm:
             x = norm(x, "embedding_norm")
+        x0 = x
         for layer in range(config.layers):
             name = f"blocks.{layer}"
-            x = x + attend(norm(x, f"{name}.attention_norm"), f"{name}.attention", position)
+            if config.residual_scalars:
+                x = w["residual_scalars.a_L"][layer] * x + w["residual_scalars.b_L"][layer] * x0
+            x = x + attend(norm(x, f"{name}.attention_norm"), f"{name}.attention", position, document)
             x = x + mlp(norm(x, f"{name}.mlp_norm"), f"{name}.mlp")
         out = norm(x, "final_norm") @ w["head.weight"].T
         logits.append(out if config.logit_softcap is None else config.logit_softcap * torch.tanh(out / config.logit_softcap))
@@ -167,12 +173,13 @@ def by_the_formulas(model, ids, lengths):
 @pytest.mark.parametrize("changes", [
     {}, {"mlp": "relu2", "tied": False, "logit_softcap": 2.0}, {"mlp": "swiglu", "kv_heads": 2, "window": 2},
     {"mlp": "geglu", "qk_norm": False, "embedding_norm": False, "rope_base": 50.0},
+    {"value_embeddings": True, "residual_scalars": True, "kv_heads": 2, "width": 48},
     {"mlp": "gelu", "norm": "layernorm", "bias": True, "position": "scaled_sinusoidal", "embedding_norm": True}])
 def test_equals_the_formulas(causal, changes):
-    model = build(Model(layers=2, width=32, heads=4, zero_init=False, init_std=0.3, **changes), 50, causal, seed=0).eval()
-    generator = torch.Generator().manual_seed(1)
+    config = Model(**{"layers": 2, "width": 32, "heads": 4, "zero_init": False, "init_std": 0.3} | changes)
+    model, generator = build(config, 50, causal, seed=0).eval(), torch.Generator().manual_seed(1)
     for parameter in model.parameters():  # gains of 1 and biases of 0 would hide a norm or a bias left out
-        if parameter.ndim == 1:
+        if parameter.ndim == 1 or not parameter.any():  # so would the zero weight of a value embedding's gate
             parameter.data += 0.5 * torch.rand(parameter.shape, generator=generator)
     ids = torch.randint(0, 50, (16,), generator=generator)
     ours = model.logits(model(ids, documents(5, 4, 7)))

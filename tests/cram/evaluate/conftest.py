@@ -37,11 +37,12 @@ class BagModel(torch.nn.Module):
         self.dropout = torch.nn.Dropout(0.5)
         self.shapes = []
 
-    def forward(self, ids_N, documents):
+    def forward(self, ids_N, documents, causal=None):
+        causal = self.causal if causal is None else causal
         self.shapes.append(tuple(ids_N.shape))
         totals = torch.cat([torch.zeros(1, self.embedding.shape[1]), self.embedding[ids_N].cumsum(0)])
         here = torch.arange(1, len(ids_N) + 1)
-        stop = here if self.causal else documents.end_N.long()
+        stop = here if causal else documents.end_N.long()
         return self.dropout(torch.tanh(totals[stop] - totals[documents.start_N.long()]))
 
     def logits(self, x_PD):
@@ -61,7 +62,7 @@ class UniformModel(torch.nn.Module):
         super().__init__()
         self.causal, self.vocab_size = causal, VOCAB
 
-    def forward(self, ids_N, documents):
+    def forward(self, ids_N, documents, causal=None):
         return torch.zeros(len(ids_N), 1)
 
     def logits(self, x_PD):

@@ -66,6 +66,23 @@ def test_masked_equals_the_naive_loop(shards, make, row, batch_tokens):
     assert scores == {"loss": pytest.approx(np.mean(nats), rel=1e-5), "accuracy": np.mean(hits), "predicted": len(nats)}
 
 
+@pytest.mark.parametrize("row, batch_tokens", [(8, 8), (16, 40)])
+def test_hybrid_is_scored_in_both_ways(shards, make, row, batch_tokens):
+    """As a causal model, and on the masks of a masked one: each token from both sides, at the position before it."""
+    model, ask = make.bag(causal=True), dict(row=row, mask_rate=0.8, max_tokens=10_000, batch_tokens=batch_tokens, seed=3)
+    scores = score_heldout(model, shards, hybrid=True, **ask)
+    targets = held_out_targets(shards, causal=False, mask_rate=0.8, max_tokens=10_000, seed=3)
+    stream, seen, nats, hits = shards.stream.tolist(), targets.inputs_N.tolist(), [], []
+    for position, label in zip(targets.positions_K.tolist(), targets.labels_K.tolist()):
+        start, end = fragment(stream, position - 1, row)
+        log_p = model.log_probabilities(seen[start:end])
+        nats.append(-log_p[label])
+        hits.append(log_p.argmax() == label)
+    masked = {"masked_loss": pytest.approx(np.mean(nats), rel=1e-5), "masked_accuracy": np.mean(hits)}
+    assert scores == score_heldout(model, shards, **ask) | masked
+    assert scores["masked_loss"] != scores["loss"]
+
+
 @pytest.mark.parametrize("causal", [True, False])
 def test_uniform_model_costs_exactly_log_v(shards, make, causal):
     scores = score_heldout(make.uniform(causal), shards, row=8, mask_rate=0.15, max_tokens=10_000)

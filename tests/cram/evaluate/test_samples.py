@@ -32,7 +32,8 @@ class Says(torch.nn.Module):
         super().__init__()
         self.scores_NV, self.vocab_size = scores_NV, scores_NV.shape[1]
 
-    def forward(self, ids_N, documents):
+    def forward(self, ids_N, documents, causal=None):
+        self.seen_causal = self.causal if causal is None else causal
         assert documents.row == len(ids_N)
         return torch.arange(len(ids_N))[:, None]
 
@@ -92,13 +93,18 @@ def test_wordpiece_blanks():
     assert blank == [4 if token == tokenizer.token_to_id("number") else token for token in whole]
 
 
-def test_blanks_are_filled_with_the_likeliest_ordinary_tokens(bpe):
+@pytest.mark.parametrize("hybrid", [False, True])
+def test_blanks_are_filled_with_the_likeliest_ordinary_tokens(bpe, hybrid):
+    """From both sides; a hybrid model, which is built causal, says a token at the position before it."""
     sentence = "Returns the [MASK] of"
-    at = encode_blanks(bpe, sentence).index(4)
+    at = encode_blanks(bpe, sentence).index(4) - hybrid
     scores = torch.zeros(64, bpe.get_vocab_size())
     number, name = bpe.token_to_id("Ġnumber"), bpe.token_to_id("Ġname")
     scores[at, number], scores[at, name], scores[at, 4] = 9.0, 8.0, 10.0
-    [filled] = fill_blanks(Says(scores), bpe, sentence, top=2)
+    model = Says(scores)
+    model.causal = hybrid
+    [filled] = fill_blanks(model, bpe, sentence, top=2)
+    assert model.seen_causal is False
     probabilities = scores[at].softmax(0)
     assert [choice["token"] for choice in filled] == [" number", " name"]
     assert [choice["probability"] for choice in filled] == pytest.approx(probabilities[[number, name]].tolist())

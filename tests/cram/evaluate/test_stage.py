@@ -10,6 +10,8 @@ import pytest
 from cram import checkpoint
 from cram.config import to_dict
 from cram.errors import CramError
+from cram.evaluate.baselines import token_baselines
+from cram.evaluate.heldout import held_out_targets
 from cram.evaluate.stage import evaluate
 from cram.model import build
 from cram.pipeline import STAGES
@@ -50,12 +52,14 @@ def trained(folder, config, vocab_size=300):
     if not run.exists():
         run.mkdir()
         (run / "config.json").write_text(json.dumps(to_dict(config)))
-        model = build(config.model, vocab_size, config.objective.type == "causal", seed=0)
-        checkpoint.save(run / "checkpoints", {"model": model.state_dict(), "vocab_size": vocab_size}, step=1, run_id="r", keep=1)
+        model = build(config.model, vocab_size, config.objective.type != "masked", seed=0)
+        state = {"model": model.state_dict(), "vocab_size": vocab_size,
+                 "shape": {"layers": model.depth, "window": None, "rope_base": model.rope_base}}
+        checkpoint.save(run / "checkpoints", state, step=1, run_id="r", keep=1)
     return run
 
 
-@pytest.mark.parametrize("objective", ["masked", "causal"])
+@pytest.mark.parametrize("objective", ["masked", "causal", "hybrid"])
 def test_scores_and_samples(prepared, tmp_path, objective):
     folder, config = prepared
     config.objective.type = objective
@@ -76,15 +80,26 @@ def test_scores_and_samples(prepared, tmp_path, objective):
     assert scores["gain_over_unigram"] == pytest.approx(1 - held_out["loss"] / scores["baselines"]["unigram"]["loss"])
     assert scores["minimal_pairs"]["pairs"] == 3 and scores["minimal_pairs"]["accuracy"] in (0.0, 1.0)
     assert any(line.startswith("unigram") for line in said) and any("of 3 right" in line for line in said)
-    if objective == "causal":
+    if objective != "masked":
         texts = [json.loads(line)["text"] for line in (folder / "data/validation.jsonl").read_text().splitlines()]
         assert held_out["bytes"] == sum(len(text.encode()) for text in texts)
         assert held_out["predicted"] == shards.n_tokens - shards.n_documents
         assert 0.5 < scores["baselines"]["xz -9e"]["bits_per_byte"] < 4
-        assert len(samples) == 2 * len(config.evaluate.prompts) and samples[0]["text"].startswith(samples[0]["prompt"])
+        continued, samples = samples[:2 * len(config.evaluate.prompts)], samples[2 * len(config.evaluate.prompts):]
+        assert continued[0]["text"].startswith(continued[0]["prompt"]) and "text" in continued[-1]
     else:
         assert set(scores["baselines"]) == {"uniform", "unigram"}
-        assert [len(sample["blanks"][0]) for sample in samples] == [5] * len(config.evaluate.blanks)
+    filled = [] if objective == "causal" else [5] * len(config.evaluate.blanks)
+    assert [len(sample["blanks"][0]) for sample in samples] == filled
+    masked = [row.get("masked_loss") for row in (held_out, *map(scores["baselines"].get, ("uniform", "unigram")))]
+    if objective == "hybrid":
+        hidden = held_out_targets(shards, causal=False, mask_rate=config.evaluate.mask_rate, max_tokens=config.evaluate.tokens)
+        by_count = token_baselines(hidden, shards, np.load(folder / "data/token_counts.npy"), causal=False)["unigram"]["loss"]
+        assert masked == pytest.approx([math.log(300), math.log(300), by_count], abs=0.3) and masked[2] == by_count
+        assert 0 <= held_out["masked_accuracy"] < 0.3 and "masked: nats" in said[0] and said[1].endswith(
+            f"{held_out['masked_loss']:16.4f}{held_out['masked_accuracy']:16.4f}")
+    else:
+        assert masked == [None] * 3 and "masked" not in said[0]
 
 
 def test_without_a_mirror_minimal_pairs_say_why(prepared, tmp_path):

@@ -1,0 +1,186 @@
+"""What learns in a run: the model, its loss, the optimizers, and what watches over them.
+
+All that is built once, wrapped, compiled, saved and restored together. The loop (train.py) decides when.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import Tensor
+
+from cram import fp8
+from cram.checkpoint import load_model
+from cram.device import Device
+from cram.ema import EMA
+from cram.errors import CramError
+from cram.guard import Guard
+from cram.ledger import Summary, read_ledger
+from cram.loss_scale import LossScale
+from cram.model import Transformer, build, refuse_attention
+from cram.objective import Loss, predicted_fraction
+from cram.optim import Optimizers, finish_gradients
+from cram.parallel import World
+from cram.shapes import Shape, shape_at
+
+
+class Learner:
+    """Model, loss and optimizers of a run. teacher: a trained model to learn from, or None."""
+
+    def __init__(self, config, device: Device, world: World, vocab_size: int, teacher: Optional[Transformer] = None):
+        self.config, self.device, self.world, self.teacher = config, device, world, teacher
+        train = config.train
+        refuse_attention(config.model, device.kind)
+        if train.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
+        torch.set_float32_matmul_precision("high")
+        torch.manual_seed(config.seed)
+        self.model = build(config.model, vocab_size, config.objective.type != "masked", seed=config.seed).to(device.kind)
+        self.model.recompute = train.recompute
+        self.shape = shape_at(0.0, config, train.batch_tokens)
+        take_on(self.model, self.shape)
+        if train.fp8:
+            if reason := fp8.why_not(device.kind):
+                raise CramError(f"train.fp8=true: {reason}; use train.fp8=false")
+            fp8.convert(self.model)
+        self.loss = Loss(self.model, config.objective, train.loss == "chunked", teacher, config.distill)
+        if device.compile:  # each shape is a graph of its own; past the limit dynamo falls back to eager
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+            for part in self.model.blocks if train.parallel in ("fsdp", "tp") else [self.loss]:
+                part.compile(dynamic=False)
+        self.loss = world.wrap(self.loss)
+        self.optimizers = Optimizers(self.model, config.optimizer)
+        self.loss_scale = LossScale(device.scaled, device=device.kind)
+        self.guard = Guard(train, device.kind)
+        self.ema = EMA(self.model, train.ema) if train.ema is not None else None
+        self._skip: Optional[Tensor] = None  # the guard's verdict on a fused backward pass
+        self._averaged: Optional[Transformer] = None
+
+    def enter(self, shape: Shape) -> None:
+        """Take on the shape of the coming step: depth (new blocks are stacked), window, rotary base."""
+        if shape.layers > self.model.depth:
+            pairs = self.model.stack(shape.layers)
+            self.optimizers.copy_state(pairs)
+            if self.ema is not None:
+                self.ema.copy(self.model, pairs)
+        if shape.changes_the_loss(self.shape):
+            self.guard.reset()
+        self.shape = shape
+        take_on(self.model, shape)
+
+    def backward(self, micro_batches: list, weights: dict[bool, float]) -> Tensor:
+        """Gradients of the step's loss: the sum over micro-batches of their nats times the weight of their kind. Returns
+        that loss, float32 [], over all processes. weights: by whether a micro-batch is causal."""
+        loss_sum = torch.zeros((), device=self.device.kind)
+        for number, micro in enumerate(micro_batches, start=1):
+            weight = weights[micro.causal]
+            with self.world.micro(self.loss, last=number == len(micro_batches)):
+                with self.device.autocast():
+                    total, nats = self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
+                if self.optimizers.fused:  # parameters change as soon as their gradients are there
+                    self._skip = self.guard.judge(nats * weight)
+                    self.optimizers.before_backward(self._skip)
+                (total * (self.loss_scale.scale * (self.world.scale * weight))).backward()
+            loss_sum += nats * weight
+        return self.world.reduce(loss_sum)
+
+    def update(self, loss: Tensor) -> tuple[Optional[Tensor], Tensor]:
+        """One optimizer step, unless the guard finds that loss, the mean over the step, or its gradient impossible. Returns the
+        norm of the gradient and the guard's verdict (1: skipped), float32 [] each; nothing waits for the device."""
+        norm, skip = None, self._skip
+        if not self.optimizers.fused:
+            norm = finish_gradients([*self.model.parameters()], self.loss_scale.scale, self.config.optimizer.clip)
+            skip = self.guard.judge(loss, norm)
+        self.optimizers.step(skip)
+        self.optimizers.zero_grad()
+        self.loss_scale.update(skip)
+        if self.ema is not None:
+            self.ema.update(self.model)
+        return norm, skip
+
+    def shrink(self, micro_tokens: int) -> int:
+        """Tokens of a smaller micro-batch when memory ran out; the gradients so far are dropped. CramError when it cannot be
+        smaller."""
+        row = self.config.train.sequence_length
+        rows = micro_tokens // row
+        if rows == 1 or self.optimizers.fused:  # part of a fused update may have happened
+            raise CramError(f"out of memory with micro-batches of {micro_tokens:,} tokens: make the model or the batch "
+                            "smaller, or shorten train.sequence_length, or set train.recompute=full")
+        self.optimizers.zero_grad()
+        if self.device.kind == "cuda":
+            torch.cuda.empty_cache()
+        divisor = next(divisor for divisor in range(2, rows + 1) if rows % divisor == 0)  # 2, unless rows is odd
+        return micro_tokens // divisor
+
+    def flops(self, shape: Shape, kinds: list[bool]) -> float:
+        """FLOPs of a step by formula. kinds: of its micro-batches, whether each is causal."""
+        def per_token(model: Transformer, causal: bool) -> float:
+            return model.flops_per_token(shape.row, predicted_fraction(causal, shape.mask_rate, shape.row), causal)
+
+        each = [per_token(self.model, causal) + (per_token(self.teacher, causal) / 3 if self.teacher else 0.0)  # forward alone
+                for causal in kinds]
+        return shape.tokens * sum(each) / len(each)
+
+    def looked_at(self) -> Transformer:
+        """The model whose weights are scored: this one, or a copy with the averages."""
+        if self.ema is None:
+            return self.model
+        if self._averaged is None:
+            self._averaged = build(self.config.model, self.model.vocab_size, self.model.causal).to(self.device.kind)
+        self._averaged.load_state_dict(self.ema.weights())
+        take_on(self._averaged, self.shape)
+        return self._averaged
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that decides how learning goes on: tensors and plain values, whole on the first process."""
+        return {"model": self.world.model_state(self.model), "shape": asdict(self.shape),
+                "optimizers": self.world.optimizer_states(self.model, self.optimizers.members),
+                "loss_scale": self.loss_scale.state_dict(), "guard": self.guard.state_dict(),
+                "ema": {"weights": self.ema.weights()} if self.ema is not None else None, "vocab_size": self.model.vocab_size,
+                "rng": torch.get_rng_state(),
+                "cuda_rng": torch.cuda.get_rng_state() if self.device.kind == "cuda" else None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse."""
+        self.shape = Shape(**state["shape"])
+        take_on(self.model, self.shape)
+        self.world.load_model_state(self.model, state["model"])
+        self.world.load_optimizer_states(self.model, self.optimizers.members, state["optimizers"])
+        self.loss_scale.load_state_dict(state["loss_scale"])
+        self.guard.load_state_dict(state["guard"])
+        if self.ema is not None:
+            self.ema.load_state_dict(state["ema"]["weights"])
+        torch.set_rng_state(state["rng"].cpu())
+        if state["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+
+
+
+def take_on(model: Transformer, shape: Shape) -> None:
+    """Give the model the depth, window and rotary base of a step."""
+    model.depth, model.window, model.rope_base = shape.layers, shape.window, shape.rope_base
+
+
+def hire_teacher(config, vocab_size: int, device: str) -> tuple[Optional[Transformer], Optional[Summary]]:
+    """The trained model of ``distill.teacher`` and its verified ledger, or (None, None).
+
+    Raises CramError when it has not finished, or reads other tokens, or predicts something else.
+    """
+    if config.distill.teacher is None:
+        return None, None
+    folder = Path(config.distill.teacher)
+    summary, teacher = read_ledger(folder / "ledger.jsonl"), load_model(folder, device)
+    if summary.reason != "finished":
+        raise CramError(f"distill.teacher={folder}: that run has not finished; finish it, then take it as teacher")
+    if teacher.vocab_size != vocab_size:
+        raise CramError(f"distill.teacher={folder}: has {teacher.vocab_size} tokens, this run {vocab_size}; train it with the "
+                        "same tokenizer")
+    if teacher.causal != (config.objective.type != "masked"):
+        raise CramError(f"distill.teacher={folder}: was trained with another objective.type; use the same for both")
+    return teacher.requires_grad_(False), summary
