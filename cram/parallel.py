@@ -11,7 +11,7 @@ each copy its part. All communication is PyTorch's own.
 
 Decisions that read a clock or a file are taken by process 0 and told to the others (``agree``, ``share``), so all of them
 take the same steps, save and stop at the same moment. Only process 0 writes; the others have a ``Follower`` in place of
-ledger and telemetry. Distributed parts of torch are imported when they are needed: they take most of a second.
+ledger, telemetry and record. Distributed parts of torch are imported when they are needed: they take most of a second.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ class World:
 
 
 class Follower:
-    """In place of ``Ledger`` and ``Telemetry`` on every process but 0: the same methods, no file, no cost, no time."""
+    """In place of ``Ledger``, ``Telemetry`` and ``Record`` on every process but 0: the same methods, no file, no cost."""
 
     spent = seconds = 0.0
     sessions = 1
@@ -235,5 +235,6 @@ class Follower:
     def _nothing(self, *_, **__) -> float:
         return 0.0
 
-    switch = measure_energy = count = checkpoint = resume = rollback = close = _nothing  # of the ledger
-    plan = train = validation = sample = end = progress = _nothing                       # of telemetry
+    switch = measure_energy = count = checkpoint = resume = roll_back = pay_for_teacher = close = _nothing  # of the ledger
+    plan = train = validation = sample = event = end = progress = _nothing  # of telemetry
+    add = cut = sync = _nothing  # of the record

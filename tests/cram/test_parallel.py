@@ -15,6 +15,7 @@ from cram.config import load
 from cram.errors import CramError
 from cram.ledger import CATEGORIES, Ledger
 from cram.parallel import Follower, World
+from cram.record import Record
 from cram.telemetry import Telemetry
 from tests.cram import parallel_worker
 from tests.cram.parallel_worker import MICRO_BATCHES, MODES, SAVED_AT, STEPS, Run
@@ -166,9 +167,9 @@ def test_a_state_is_a_copy_that_training_does_not_change():
     assert other.losses == run.losses[1:]
 
 
-def test_a_follower_answers_to_all_that_ledger_and_telemetry_do_and_writes_nothing(tmp_path):
+def test_a_follower_answers_to_all_that_the_first_process_writes_with_and_writes_nothing(tmp_path):
     follower = Follower(Budget.parse("10 steps"), tmp_path / "ledger.jsonl")
-    for kind in (Ledger, Telemetry):
+    for kind in (Ledger, Telemetry, Record):
         assert {name for name in vars(kind) if not name.startswith("_")} <= set(dir(follower))
     with follower.account("saving"):
         follower.count(steps=1, tokens=2, flops=3.0)
