@@ -40,6 +40,9 @@ class Keeper:
             self.record.sync(self.at.jumps)
             state = {**self.learner.state_dict(), "at": self.at.state_dict(), "pace": self.pace.state_dict()}
             if self.world.main:
+                if self.saved_step is None and not self.at.step:  # the moments of the optimizers are yet to come
+                    room = checkpoint.state_bytes(state) + 2 * checkpoint.state_bytes(state["model"])
+                    checkpoint.refuse_full_disk(self.folder, (self.config.train.keep_checkpoints + 1) * room)
                 self.ledger.checkpoint(self.at.step)
                 checkpoint.save(self.folder, state, step=self.at.step, run_id=self.run_id,
                                 keep=self.config.train.keep_checkpoints, say=self.say)
