@@ -26,9 +26,9 @@ from cram.bench.runs import PLAIN, Finished, bring, finish, workplace
 from cram.bench.techniques_list import TECHNIQUES, Technique
 from cram.telemetry import read_metrics
 
-STEPS, WARM_UP, MEMORY_STEPS, TEACHER_STEPS = 18, 2, 3, 4
-BASE = ("demo", *PLAIN, "model.layers=4", "train.validate_every=1", "train.validation_tokens=512", "evaluate.tokens=8192",
-        "telemetry.log_every=1", "schedule.warmup=0.25")
+STEPS, WARM_UP, MEMORY_STEPS, TEACHER_STEPS = 14, 2, 3, 4
+BASE = ("demo", *PLAIN, "model.layers=4", "train.batch_tokens=1024", "train.validate_every=1", "train.validation_tokens=512",
+        "evaluate.tokens=8192", "telemetry.log_every=1", "schedule.warmup=0.25")
 QUICK = ("tokenizer.vocab_size=512", "model.width=32", "model.heads=4", "train.batch_tokens=512")
 QUICK_NAMES = ("squared ReLU", "hybrid objective", "8-bit matrix products")
 VIEW = {"title": "What techniques cost and save on this machine",

@@ -43,7 +43,7 @@ def test_code_and_test_are_there(technique, root):
 
 @pytest.mark.parametrize("technique", [each for each in TECHNIQUES if "parallel" not in each.name], **NAMED)
 def test_settings_can_be_loaded_and_change_something(technique):
-    base = [*techniques.BASE[1:], "budget=18 steps"]
+    base = [*techniques.BASE[1:], "budget=14 steps"]
     plain, own = (load("demo", [*base, *technique.against, *settings]) for settings in ((), technique.settings))
     changed = {key for key, *_ in differences(plain, own)}
     assert changed == technique.keys - {"distill.teacher"}, "no setting repeats what is there anyhow"
