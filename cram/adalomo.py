@@ -31,7 +31,7 @@ class AdaLomo(torch.optim.Optimizer):
     """The update g / sqrt(v), its root mean square clipped to 1, times lr and the parameter's own root mean square.
 
     fused_backward: each parameter is updated as soon as its gradient has accumulated, and ``grad`` is None again;
-    ``step`` does nothing. For one backward pass a step, gradients neither clipped nor scaled.
+    ``step`` then finds no gradient to use. For one backward pass a step, gradients neither clipped nor scaled.
     cautious: decay never against the update, as in ``cram.cautious``.
     ``found_inf``: None, or float32 []; where it is 1 an update changes nothing. Set it before ``step``, or before
     the backward pass when that is fused.
@@ -42,7 +42,6 @@ class AdaLomo(torch.optim.Optimizer):
     def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.0, cautious: bool = False,
                  fused_backward: bool = False):
         super().__init__(params, dict(lr=lr, weight_decay=weight_decay, cautious=cautious))
-        self.fused_backward = fused_backward
         if fused_backward:
             for index, group in enumerate(self.param_groups):  # by index: loading a state replaces the groups
                 for parameter in group["params"]:
@@ -50,8 +49,6 @@ class AdaLomo(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure=None):
-        if self.fused_backward:
-            return
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:

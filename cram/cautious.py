@@ -13,7 +13,7 @@ def decay_cautiously(weight: Tensor, update: Tensor, share: float, skip: Optiona
 
     update: of the weight's shape; only its sign matters. skip: None, or float32 []; where it is 1 nothing changes.
     """
-    decayed = update * weight >= 0  # false for what is not a number
+    decayed = (update * weight >= 0).type_as(weight)  # 0 or 1; 0 for what is not a number
     if skip is not None:
-        decayed &= skip == 0
-    weight.mul_(torch.ones_like(weight).masked_fill_(decayed, 1 - share))
+        decayed.mul_(1 - skip)
+    weight.addcmul_(weight, decayed, value=-share)  # where masked_fill_ or where would take five times as long on a CPU

@@ -75,7 +75,7 @@ def write(path: Path, state: dict, step: int, run_id: str) -> None:
 
 def state_bytes(state) -> int:
     """Size of the file that a state of nested dicts and lists becomes, never too small: every storage once, and what the
-    archive puts around it. An optimizer makes its state at its first step: before, count its moments as more weights."""
+    archive puts around it. An optimizer makes its state at its first step; before, see ``most_bytes``."""
     storages: dict[tuple, int] = {}
     values, rest = [state], 0
     while values:
@@ -91,6 +91,13 @@ def state_bytes(state) -> int:
         else:
             rest += 16 + len(value if isinstance(value, (str, bytes)) else b"")
     return sum(storages.values()) + rest + 4096
+
+
+def most_bytes(model: torch.nn.Module, config) -> int:
+    """What a checkpoint of this run will take at most, told by its model (which may lie on the meta device): float32 weights,
+    two moments each, and their moving average. config: ``cram.schema.Config``."""
+    copies = 3 + (config.train.ema is not None)
+    return copies * sum(4 * parameter.numel() + 512 for parameter in model.parameters()) + 65_536  # generators, guard, pickle
 
 
 def refuse_full_disk(folder: Path, bytes_needed: int) -> None:
@@ -199,8 +206,8 @@ def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
     config = from_dict(json.loads((run_dir / "config.json").read_text()))
     state = load_newest(run_dir / "checkpoints", None, say, device)
     if state is None:
-        raise CramError(f"{run_dir / 'checkpoints'}: no good checkpoint; the command that made the run resumes it, or says what "
-                        "to do")
+        raise CramError(f"{run_dir / 'checkpoints'}: no good checkpoint; the command that made the run resumes it, or says "
+                        "what to do")
     model = build(config.model, state["vocab_size"], config.objective.type != "masked")
     model.load_state_dict(state["model"])
     if state.get("ema"):

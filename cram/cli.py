@@ -17,6 +17,7 @@ from cram import __version__, artifacts
 from cram.config import load
 from cram.errors import CramError
 from cram.explain import differences, explain, show
+from cram.interrupt import Interrupted
 from cram.pipeline import STAGES
 from cram.stages import Runner
 
@@ -33,7 +34,7 @@ VERBS = {
     "status": "show which results are there and why a stage would run",
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
     "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
-    "bench": "measure on this machine: cram bench attention|data|defaults|filters|loss|overhead|step|techniques|kernels",
+    "bench": "measure on this machine: cram bench attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels",
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
@@ -194,7 +195,11 @@ def _stages(verb: str, options) -> int:
                 note = f"resume with: {again}"
             print(f"{plan.stage.name:<10} {'would run' if state == 'run' else state:<12} {note}")
         return 0
-    runner.run(target, options.force)
+    try:
+        runner.run(target, options.force)
+    except Interrupted:
+        print(f"resume with: {again}")
+        raise
     if verb in ("run", "report"):
         print(f"results: {runner.links}, page: {runner.links / 'report' / 'report.html'}")
     return 0

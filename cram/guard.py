@@ -74,6 +74,10 @@ class Guard:
         self.unread.clear()
         return Report([first + number for number, flag in enumerate(flags) if flag], int(in_a_row))
 
+    def calm(self) -> bool:
+        """Whether the last step was taken. Waits for the device."""
+        return not bool(self.in_a_row)
+
     def reset(self) -> None:
         """Forget the losses: another mask rate or row length makes another loss. Nothing is a spike until W more are known."""
         self.taken = torch.zeros_like(self.taken)

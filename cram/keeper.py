@@ -50,13 +50,14 @@ class Keeper:
         """Go back to the newest checkpoint, or, where that has not helped, to the one before it, and skip the text read
         since. Returns the seconds lost. Raises CramError when the run has done so too often, or no checkpoint is left."""
         at, train = self.at, self.config.train
-        if len(at.jumps) < train.rollback_limit:
-            if at.jumps and self.world.main:
+        if at.rollbacks < train.rollback_limit:
+            if at.jumps and at.jumps[-1][0] == self.saved_step and self.world.main:
                 checkpoint.set_aside(self.folder, at.jumps[-1][0], "exploded")
             if (state := self._newest()) is not None:
-                first_row, jumps = at.first_row, at.jumps
+                first_row, rollbacks = at.first_row, at.rollbacks + 1
                 self._restore(state)
-                at.first_row, at.jumps = first_row, [*jumps, [at.step, first_row]]
+                at.first_row, at.rollbacks = first_row, rollbacks
+                at.jumps = [*(jump for jump in at.jumps if jump[0] < at.step), [at.step, first_row]]
                 self.record.cut(at.step)
                 self.learner.guard.pardon()
                 lost, self.saved_step = self.ledger.roll_back(at.step), None

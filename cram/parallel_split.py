@@ -12,7 +12,6 @@ Axes: N tokens, D model width.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cram.errors import CramError
@@ -68,20 +67,3 @@ def _sum_gradient(parameter: nn.Parameter, mesh) -> None:
         return all_reduce(gradient, "sum", mesh)
 
     parameter.register_hook(sum_up)
-
-
-def apart(tensors: list[Tensor]) -> list[list[Tensor]]:
-    """The plain tensors and the distributed ones, each kind in a list of its own; torch's ``_foreach`` and fused functions
-    take no mixture. Empty lists are left out."""
-    plain, distributed = [], []
-    for tensor in tensors:
-        (distributed if hasattr(tensor, "full_tensor") else plain).append(tensor)
-    return [part for part in (plain, distributed) if part]
-
-
-def total_norm(tensors: list[Tensor]) -> Tensor:
-    """Euclidean norm over all numbers of all tensors, plain and distributed, as a plain tensor []; the same on every
-    process, and for plain tensors alone what ``torch.nn.utils.get_total_norm`` gives."""
-    norms = [torch.nn.utils.get_total_norm(part) for part in apart(tensors)]
-    norms = [norm.full_tensor() if hasattr(norm, "full_tensor") else norm for norm in norms]
-    return norms[0] if len(norms) == 1 else torch.linalg.vector_norm(torch.stack(norms))

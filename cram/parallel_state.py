@@ -29,17 +29,15 @@ def whole(value: Any, main: bool) -> Any:
     return full.to("cpu", copy=True) if main else None
 
 
-def lay_out(full: Any, parameter: Tensor) -> Any:
-    """A copy of a whole value, known to every process, as a state of ``parameter``: cut like it when it has its shape; other
-    shapes (factored moments) stay whole on every process, and so do scalars."""
+def lay_out(full: Any, like: Tensor) -> Any:
+    """A copy of a whole value that every process has: cut like ``like`` when that is distributed and of the same shape."""
     if not isinstance(full, Tensor):
         return full
-    if not hasattr(parameter, "full_tensor") or not full.ndim:
+    if not hasattr(like, "full_tensor") or full.shape != like.shape:
         return full.clone()
-    from torch.distributed.tensor import Replicate, distribute_tensor
+    from torch.distributed.tensor import distribute_tensor
 
-    placements = parameter.placements if full.shape == parameter.shape else [Replicate()] * parameter.device_mesh.ndim
-    return distribute_tensor(full.to(parameter.device, copy=True), parameter.device_mesh, placements, src_data_rank=None)
+    return distribute_tensor(full.to(like.device, copy=True), like.device_mesh, like.placements, src_data_rank=None)
 
 
 def model_state(model: nn.Module, main: bool) -> dict[str, Tensor]:
@@ -78,19 +76,25 @@ def optimizer_states(model: nn.Module, optimizers: Iterable, main: bool) -> dict
 
 def load_optimizer_states(model: nn.Module, optimizers: Iterable, states: Optional[dict[str, dict[str, Any]]],
                           share: Share) -> None:
-    """Take up whole states, process 0's. A parameter without a state had no step yet."""
+    """Take up whole states, process 0's. A parameter without a state had no step yet.
+
+    States in the shape of a distributed parameter are cut like it, unless the optimizer keeps whole ones on every process
+    (its attribute ``whole_states`` is true).
+    """
     parameters = dict(model.named_parameters())
     for optimizer in optimizers:
-        mine = {}
+        mine, keeps_whole = {}, getattr(optimizer, "whole_states", False)
         for index, name in enumerate(_names(model, optimizer)):
             saved = share(states and states.get(name))
             if saved:
-                mine[index] = {key: lay_out(value, parameters[name]) for key, value in saved.items()}
+                like = saved if keeps_whole else parameters[name]
+                mine[index] = {key: lay_out(value, like) for key, value in saved.items()}
         optimizer.load_state_dict({"state": mine, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _names(model: nn.Module, optimizer) -> list[str]:
-    """Name of each parameter of an optimizer, in the order in which its state_dict counts them."""
+    """Name of each parameter of an optimizer, in the order in which its state_dict counts them. An offloaded optimizer has
+    copies of the parameters, its ``masters``."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     names |= {id(master): names[id(parameter)] for parameter, master in getattr(optimizer, "masters", {}).items()}
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -27,7 +27,7 @@ class Position:
     """What a checkpoint knows of the loop itself.
 
     step: finished optimizer steps; first_row: rows of the text consumed; progress: of the last finished step;
-    micro_tokens: per forward/backward, frozen at the first start; jumps: as in jumps.json, roll-backs so far.
+    micro_tokens: per forward/backward, frozen at the first start; jumps: as in jumps.json; rollbacks: how many there were.
     """
 
     step: int = 0
@@ -35,6 +35,7 @@ class Position:
     progress: float = 0.0
     micro_tokens: Optional[int] = None
     jumps: list[list[int]] = field(default_factory=list)
+    rollbacks: int = 0
 
     def state_dict(self) -> dict:
         return asdict(self)

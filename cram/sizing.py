@@ -6,7 +6,7 @@ import time
 
 import torch
 
-from cram.device import largest_micro_batch
+from cram.device import is_out_of_memory, largest_micro_batch
 from cram.errors import CramError
 from cram.learner import Learner
 from cram.objective import predicted_fraction
@@ -61,8 +61,14 @@ def choose_micro_batch(learner: Learner, config, world: int) -> int:
 def first_step_seconds(learner: Learner, config, micro_tokens: int, batch_tokens: int) -> float:
     """An estimate of the first optimizer step from a second trial (the first also pays for lazy initialisation).
 
-    The CPU tries a single row, whose rate is no better than a whole micro-batch's.
+    The CPU tries a single row, whose rate is no better than a whole micro-batch's. 0 when memory runs out: the first step
+    deals with that.
     """
     tokens = config.train.sequence_length if learner.device.kind == "cpu" else micro_tokens
-    trial(learner, config, tokens)
-    return trial(learner, config, tokens) * batch_tokens / tokens
+    try:
+        trial(learner, config, tokens)
+        return trial(learner, config, tokens) * batch_tokens / tokens
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        return 0.0

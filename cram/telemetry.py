@@ -45,7 +45,7 @@ HPARAMS = ("budget", "seed", "model", "objective", "optimizer", "schedule", "tra
 def read_metrics(path: Path) -> list[dict]:
     """Rows of ``metrics.jsonl`` in order, without those of lost work.
 
-    A ``resume`` row at step s supersedes every earlier row with a step beyond s.
+    A ``resume`` row at step s supersedes every earlier row with a step beyond s, except events: they happened.
     A last line without its newline was torn by a crash and is ignored. Raises
     CramError (file and line) when any other line is not a JSON object.
     """
@@ -68,7 +68,7 @@ def read_metrics(path: Path) -> list[dict]:
 
 
 def _until(rows: list[dict], step: int) -> list[dict]:
-    return [row for row in rows if row.get("step", 0) <= step]
+    return [row for row in rows if row.get("step", 0) <= step or row["kind"] == "event"]
 
 
 class Telemetry:

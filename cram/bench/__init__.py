@@ -8,6 +8,7 @@
     cram bench defaults      what our defaults are worth: each beside cramming's value, at the same budget
     cram bench overhead      what the training loop itself costs a step
     cram bench techniques    every technique: where it is from, where it is written, what it costs and saves here
+    cram bench faults        real runs, killed and harmed: what survives, beside an uninterrupted run
     cram bench kernels       what the compiler makes of our kernels for cards that are not here
     cram bench render FILE   the table and the plot of a measurement again, from its JSON
 """
@@ -21,11 +22,12 @@ from typing import Any, Callable, Iterator, NamedTuple, Optional
 
 from cram.errors import CramError
 
-WHAT = ("attention", "loss", "step", "data", "filters", "defaults", "overhead", "techniques", "kernels", "render")
+WHAT = ("attention", "loss", "step", "data", "filters", "defaults", "overhead", "techniques", "faults", "kernels", "render")
 RUNS = ("defaults", "overhead", "techniques")       # benches whose cases are whole runs
 # Options that some benches alone understand.
 ONLY = {"check": ("kernels",), "files": ("data", "filters", *RUNS), "whole": ("data",), "megabytes": ("data", "filters"),
-        "runs": ("filters", "defaults"), "budget": ("filters", "defaults")}
+        "runs": ("filters", "defaults", "faults"), "budget": ("filters", "defaults"), "faults": ("faults",),
+        "kills": ("faults",)}
 ONE_THREAD = {"threads": 1}
 CORPUS_BYTES = 500_000_000      # text read at most, to draw samples from
 LOSS_VIEW = {"title": "Loss of the last layer, forward and backward", "panel": "{p:,} positions, width {d}, vocabulary {v:,}",
@@ -44,15 +46,18 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     parser.add_argument("--quick", action="store_true", help="a few small cases, to see that all of it works")
     parser.add_argument("--repeats", type=_positive, help="rounds, in each of which every competitor is timed; "
-                        "filters, defaults: seeds")
+                        "filters, defaults: seeds; faults: times that each is tried")
     parser.add_argument("--check", action="store_true", help="kernels: compare with the table that is there, write nothing")
     parser.add_argument("--files", nargs="+", metavar="PATTERN", help="text to work on, jsonl, txt or parquet "
                         "(default: docstrings of installed packages); filters: clean text")
     parser.add_argument("--whole", action="store_true", help="data: the stages end to end, with their memory")
     parser.add_argument("--megabytes", nargs="+", type=_amount,
                         help="data --whole: sizes of the corpora; filters: of the clean text")
-    parser.add_argument("--runs", type=Path,
-                        help="filters, defaults: folder where runs are kept and found again (default: none)")
+    parser.add_argument("--runs", type=Path, help="filters, defaults, faults: folder where runs are kept, and, but for faults, "
+                        "found again (default: none)")
+    parser.add_argument("--faults", type=lambda text: text.split(","), metavar="A,B", help="faults: these alone")
+    parser.add_argument("--kills", type=_positive, help="faults: also so many kill -9 at random moments, over all kinds of "
+                        "budget")
     parser.add_argument("--budget", help="filters, defaults: budget of every run (default: '400 steps', '1e12 flops')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
@@ -119,8 +124,9 @@ def _measure(options: argparse.Namespace, command: str, say: Callable[[str], Non
     available = torch.cuda.is_available()
     if options.device == "cuda" and not available:
         raise CramError("--device cuda: torch sees no CUDA card here; use --device cpu or check the driver")
-    device = "cuda" if available and options.device != "cpu" and options.what != "data" else "cpu"
-    make = _text_bench if options.what in ("data", "filters") else _run_bench if options.what in RUNS else _timing_bench
+    device = "cuda" if available and options.device != "cpu" and options.what not in ("data", "faults") else "cpu"
+    make = (_fault_bench if options.what == "faults" else _text_bench if options.what in ("data", "filters") else
+            _run_bench if options.what in RUNS else _timing_bench)
     bench = make(options)
     repeats = options.repeats or (bench.quick_repeats if options.quick else bench.repeats[device])
     environment = measure.environment(device) | (bench.facts or {})
@@ -181,6 +187,14 @@ def _text_bench(options: argparse.Namespace) -> _Bench:
     sizes = data.QUICK if options.quick else data.Sizes()
     return _Bench(data.VIEW, [*data.NOTES, *told, data.libraries()], data.REPEATS,
                   lambda device, quick, repeats, say: data.measure(texts, sizes, repeats, say), facts=ONE_THREAD)
+
+
+def _fault_bench(options: argparse.Namespace) -> _Bench:
+    from cram.bench import faults
+
+    chosen = faults.choose(options.faults, options.quick)
+    return _Bench(faults.VIEW, faults.NOTES, {"cpu": 3}, lambda device, quick, repeats, say: faults.measure(
+        chosen, options.kills or 0, repeats, options.runs, say), faults.conclude, 1, facts=ONE_THREAD)
 
 
 def _run_bench(options: argparse.Namespace) -> _Bench:

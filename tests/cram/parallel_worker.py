@@ -5,6 +5,7 @@
 
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +20,6 @@ from cram.objective import IGNORE
 from cram.ops import Documents, linear_cross_entropy
 from cram.optim import orthogonalise, partition
 from cram.parallel import World
-from cram.parallel_split import apart, total_norm
 
 MODES = ("ddp", "fsdp", "tp")
 VOCABULARY, ROW, MICRO_BATCHES, STEPS, SAVED_AT = 40, 16, 4, 5, 3
@@ -48,6 +48,20 @@ class Loss(nn.Module):
         else:  # reads the head's weight instead of calling the head
             total = linear_cross_entropy(x_ND[positions_K], self.model.head.weight, labels_K, ignore_index=IGNORE)
         return total, total.detach()
+
+
+def apart(tensors):
+    """The plain tensors and the distributed ones: torch's functions for lists take no mixture."""
+    plain, distributed = [], []
+    for tensor in tensors:
+        (distributed if hasattr(tensor, "full_tensor") else plain).append(tensor)
+    return [part for part in (plain, distributed) if part]
+
+
+def total_norm(tensors):
+    """Over all numbers of plain and distributed tensors, as a plain tensor []."""
+    norms = [torch.nn.utils.get_total_norm(part) for part in apart(tensors)]
+    return torch.linalg.vector_norm(torch.stack([n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]))
 
 
 class Muon(torch.optim.Optimizer):
@@ -184,8 +198,9 @@ def conversation(world):
 
 def main(folder):
     torch.use_deterministic_algorithms(True)
+    started = World.start(load("demo", [f"train.parallel={MODES[0]}"]).train, "cpu")
     for mode in MODES:
-        world = World.start(load("demo", [f"train.parallel={mode}"]).train, "cpu")
+        world = replace(started, mode=mode)
         result = {"said": conversation(world), "runs": {causal: everything(world, causal) for causal in (False, True)}}
         if mode == "tp":
             try:
@@ -193,8 +208,8 @@ def main(folder):
             except CramError as error:
                 result["refused"] = str(error)
         torch.save(result, Path(folder) / f"{mode}-{world.rank}.pt")
-        world.close()
-        world.close()
+    started.close()
+    started.close()
 
 
 if __name__ == "__main__":

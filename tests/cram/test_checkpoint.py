@@ -15,6 +15,8 @@ import torch
 from cram import checkpoint
 from cram.errors import CramError
 
+SHAPE = {"layers": 1, "window": None, "rope_base": 10000.0}
+
 
 def state(value):
     return {"model": {"w": torch.full((50, 50), float(value))}, "step": value, "rng": torch.get_rng_state()}
@@ -162,6 +164,25 @@ def test_the_size_of_a_checkpoint_is_known_before_it_is_written(tmp_path):
         assert size <= checkpoint.state_bytes(value) <= 1.1 * size + 300 * 512 + 4096, kind
 
 
+def test_the_size_is_foretold_by_a_model_without_weights(tmp_path):
+    from cram.config import load
+    from cram.model import Transformer
+    config = load("demo", ["optimizer.type=adamw", "train.ema=0.9"])
+    model = Transformer(config.model, 500, False)
+    optimizer = torch.optim.AdamW(model.parameters())
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    optimizer.step()
+    kept = {"model": model.state_dict(), "optimizers": [optimizer.state_dict()], "rng": torch.get_rng_state()}
+    with torch.device("meta"):
+        outline = Transformer(config.model, 500, False)
+    for state, ema in ((kept, None), ({**kept, "ema": {name: value.clone() for name, value in model.named_parameters()}}, 0.9)):
+        torch.save(state, tmp_path / "state.pt")
+        config.train.ema = ema
+        size = (tmp_path / "state.pt").stat().st_size
+        assert size <= checkpoint.most_bytes(outline, config) <= 1.1 * size + 65_536
+
+
 def test_a_disk_too_small_is_refused_before_anything_is_written(tmp_path, monkeypatch):
     checkpoint.refuse_full_disk(tmp_path / "not" / "there" / "yet", 1)
     save(tmp_path, 1)
@@ -180,8 +201,8 @@ def test_a_run_that_kept_a_moving_average_is_judged_by_it(tmp_path):
     average = {name: torch.full_like(parameter, 0.5) for name, parameter in model.named_parameters()}
     (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
     for step, ema in ((1, None), (2, {"weights": average})):
-        checkpoint.save(tmp_path / "checkpoints", {"model": model.state_dict(), "vocab_size": 30, "ema": ema}, step=step,
-                        run_id="run", keep=2)
+        checkpoint.save(tmp_path / "checkpoints", {"model": model.state_dict(), "vocab_size": 30, "ema": ema,
+                        "shape": SHAPE}, step=step, run_id="run", keep=2)
         loaded = checkpoint.load_model(tmp_path)
         expected = average if ema else dict(model.named_parameters())
         assert all(torch.equal(parameter, expected[name]) for name, parameter in loaded.named_parameters())
@@ -197,8 +218,8 @@ def test_a_hybrid_model_comes_as_a_causal_one(tmp_path):
         (tmp_path / kind).mkdir()
         (tmp_path / kind / "config.json").write_text(json.dumps(config))
         model = build(load("demo", ["model.width=8", "model.heads=2", "model.layers=1"]).model, 30, causal)
-        checkpoint.save(tmp_path / kind / "checkpoints", {"model": model.state_dict(), "vocab_size": 30}, step=1, run_id="run",
-                        keep=1)
+        checkpoint.save(tmp_path / kind / "checkpoints", {"model": model.state_dict(), "vocab_size": 30, "shape": SHAPE},
+                        step=1, run_id="run", keep=1)
         assert checkpoint.load_model(tmp_path / kind).causal is causal
 
 

@@ -30,7 +30,7 @@ def test_rounding_stays_within_the_format(dtype, relative, absolute, top, size):
     assert quantised.data.float().abs().max() == top
     error = (back(quantised).double() - x).abs()
     share = error / (relative * x.abs()).clamp(min=absolute * x.abs().max() / top)
-    assert 0.9 < share.max() < 1 + 1e-4
+    assert 0.85 < share.max() < 1 + 1e-4  # reached just above the middle of two neighbours, but for 1 part in 9 or 17
 
 
 def test_quantising_knows_zeros_layouts_and_what_is_not_finite():
@@ -110,6 +110,9 @@ def test_converting_changes_no_parameter_and_says_what_stays():
         assert len(fp8.convert(model)) == 1  # a second time changes nothing
     with torch.autocast("cpu", torch.bfloat16):
         assert layers[0](draw(32, 32)).dtype == torch.bfloat16
+    biased = nn.Linear(32, 32)
+    biased.__class__ = fp8.Float8Linear
+    assert torch.equal(biased(draw(3, 32)), fp8.Product.apply(draw(3, 32), biased.weight, torch.float32) + biased.bias)
     make(value_embeddings=True, mlp_width=48).load_state_dict(model.state_dict())
     assert model(ids, Documents(None, None, 16)).isfinite().all()
 

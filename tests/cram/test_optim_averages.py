@@ -41,8 +41,9 @@ def test_a_loss_scale_continues_where_it_was_saved():
         straight.update(skip)
     for skip in events[:6]:
         first.update(skip)
-    second.load_state_dict(first.state_dict())
-    first.update(torch.tensor(1.0))  # what happens to the first no longer concerns the second
+    saved = first.state_dict()
+    first.update(torch.tensor(1.0))  # no longer concerns what was saved
+    second.load_state_dict(saved)
     for skip in events[6:]:
         second.update(skip)
     assert second.state_dict() == straight.state_dict() == {"scale": 65536.0, "good_steps": 1}

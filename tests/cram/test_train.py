@@ -1,7 +1,5 @@
 """The loop: budgets kept, bits repeated, kills survived. Real child processes where a process must die."""
 
-import gc
-import itertools
 import json
 import os
 import random
@@ -23,66 +21,23 @@ from cram.errors import CramError
 from cram.interrupt import Interrupted, StopSignal
 from cram.telemetry import read_metrics
 from cram.train import pretrain
+from tests.cram.running import restore_torch, run, same, stop_in_step, stopped, weights  # noqa: F401 (fixtures)
 
 CHILD = """
 import json, sys
 from pathlib import Path
 from cram.config import from_dict
 from cram.train import pretrain
+from tests.cram.running import restore_torch, run, same, stop_in_step, stopped, weights  # noqa: F401 (fixtures)
 config, data, tokenizer, run = sys.argv[1:]
 pretrain(from_dict(json.loads(config)), Path(data), Path(tokenizer), Path(run), "run", lambda line: print(line, flush=True))
 """
-
-
-@pytest.fixture(autouse=True)
-def _restore_torch():
-    threads = torch.get_num_threads()
-    yield
-    torch.set_num_threads(threads)
-    torch.use_deterministic_algorithms(False)
-
-
-def run(config, tiny, folder, run_id="run", said=None):
-    pretrain(config, tiny["data"], tiny["tokenizer"], folder, run_id, (said if said is not None else []).append)
-    return weights(folder)
-
-
-def weights(folder):
-    return checkpoint.load_newest(folder / "checkpoints", "run", print)["model"]
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 def child(config, tiny, folder):
     from cram.config import to_dict
     return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tiny["data"]),
                              str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-class Stop(Exception):
-    """Thrown into the middle of a step."""
-
-
-@pytest.fixture
-def stop_in_step(monkeypatch):
-    """``stop_in_step(7)``: of the steps to come, number 7 (from 0) raises Stop; those after it are left alone."""
-    def arm(number):
-        real, count = cram.train.schedule.learning_rate, itertools.count()
-
-        def learning_rate(p, schedule):
-            if next(count) == number:
-                raise Stop
-            return real(p, schedule)
-        monkeypatch.setattr(cram.train.schedule, "learning_rate", learning_rate)
-    return arm
-
-
-def stopped(config, tiny, folder):
-    with pytest.raises(Stop):
-        run(config, tiny, folder)
-    gc.collect()  # closes its files
 
 
 @pytest.mark.parametrize("objective", ["masked", "causal"])
