@@ -26,9 +26,9 @@ from cram.bench.runs import PLAIN, Finished, bring, finish, workplace
 from cram.bench.techniques_list import TECHNIQUES, Technique
 from cram.telemetry import read_metrics
 
-STEPS, WARM_UP, MEMORY_STEPS, TEACHER_STEPS = 18, 2, 3, 4
-BASE = ("demo", *PLAIN, "model.layers=4", "train.validate_every=1", "train.validation_tokens=512", "evaluate.tokens=8192",
-        "telemetry.log_every=1", "schedule.warmup=0.25")
+STEPS, WARM_UP, MEMORY_STEPS, TEACHER_STEPS = 14, 2, 3, 4
+BASE = ("demo", *PLAIN, "model.layers=4", "train.batch_tokens=1024", "train.validate_every=1", "train.validation_tokens=512",
+        "evaluate.tokens=8192", "telemetry.log_every=1", "schedule.warmup=0.25")
 QUICK = ("tokenizer.vocab_size=512", "model.width=32", "model.heads=4", "train.batch_tokens=512")
 QUICK_NAMES = ("squared ReLU", "hybrid objective", "8-bit matrix products")
 VIEW = {"title": "What techniques cost and save on this machine",
@@ -43,6 +43,16 @@ NOTES = [f"A model of four layers of the demo's width, {STEPS} steps; ratios to 
          "Peak memory: most bytes that PyTorch holds at a time, parameters, gradients, states and activations together.",
          "Loss: held out, one seed, a few steps: shows that it trains, not what it is worth."]
 REPEATS = {"cpu": 2, "cuda": 2}
+Arm = tuple[tuple[str, ...], bool]      # settings of a run, and whether it has a teacher
+
+
+def plain(technique: Technique) -> Arm:
+    """The run that a technique is compared with; several may share one, or be what another builds on."""
+    return technique.against, False
+
+
+def own(technique: Technique) -> Arm:
+    return (*technique.against, *technique.settings), technique.teacher
 
 
 def measure(text: tuple[str, ...], repeats: int, device: str, quick: bool, say: Callable[[str], None]) -> Iterator[list[dict]]:
@@ -53,21 +63,20 @@ def measure(text: tuple[str, ...], repeats: int, device: str, quick: bool, say: 
         bring((*base, "name=data"), "data")
         if any(each.teacher for each in techniques):
             bring((*base, "name=teacher", f"budget={TEACHER_STEPS} steps"), "pretrain")
-        runs = {("plain", each.against): (each.against, False) for each in techniques if not each.unmeasured}
-        runs |= {(each.name, each.against): ((*each.against, *each.settings), each.teacher)
-                 for each in techniques if not each.unmeasured}
-        found: dict[tuple, dict[str, Any]] = {arm: {"speeds": []} for arm in runs}
+        found: dict[Arm, dict[str, Any]] = {arm: {"speeds": []} for each in techniques if not each.unmeasured
+                                            for arm in (plain(each), own(each))}
+        say(f"techniques: {len(found)} runs a round, {repeats} round(s), and as many short ones for memory")
         for number in range(repeats):
-            for place, arm in list(enumerate(runs))[::1 if number % 2 == 0 else -1]:
-                if "error" not in found[arm]:
-                    _once(found[arm], (*base, *_settings(work, *runs[arm]), f"seed={number}", f"name=speed-{place}-{number}"),
-                          TEACHER_STEPS * runs[arm][1], number == 0)
-            say(f"techniques: round {number + 1} of {repeats} done, {len(runs)} runs")
-        for place, arm in enumerate(runs):
-            steps = MEMORY_STEPS + TEACHER_STEPS * runs[arm][1]
-            settings = (*base, *_settings(work, *runs[arm]), f"budget={steps} steps", "seed=0", f"name=memory-{place}")
-            found[arm]["peak"], error = attempt(peak_bytes, lambda: bring(settings, "pretrain"))
-            found[arm] |= {"error": error} if error and "error" not in found[arm] else {}
+            for place, (settings, teacher) in list(enumerate(found))[::1 if number % 2 == 0 else -1]:
+                if "error" not in found[settings, teacher]:
+                    _once(found[settings, teacher], (*base, *_settings(work, settings, teacher), f"seed={number}",
+                                                     f"name=speed-{place}-{number}"), TEACHER_STEPS * teacher, number == 0)
+            say(f"techniques: round {number + 1} of {repeats} done")
+        for place, (settings, teacher) in enumerate(found):
+            budget = f"budget={MEMORY_STEPS + TEACHER_STEPS * teacher} steps"
+            memory = (*base, *_settings(work, settings, teacher), budget, "seed=0", f"name=memory-{place}")
+            peak, error = attempt(peak_bytes, lambda: bring(memory, "pretrain"))
+            found[settings, teacher] = {"peak": peak} | ({"error": error} if error else {}) | found[settings, teacher]
         yield rows(techniques, found)
 
 
@@ -113,22 +122,25 @@ def peak_bytes(work: Callable[[], Any]) -> int:
     return peak
 
 
-def rows(techniques: Sequence[Technique], found: Mapping[tuple, dict[str, Any]]) -> list[dict]:
+def rows(techniques: Sequence[Technique], found: Mapping[Arm, dict[str, Any]]) -> list[dict]:
     """The plain runs, then every technique beside its own."""
-    plain = [_row("plain", (), against, "plain", each, each) for (name, against), each in found.items() if name == "plain"]
-    return plain + [
-        {"name": each.name, "settings": " ".join(each.settings), "way": "technique", "against": "", "remark": each.unmeasured}
-        if each.unmeasured else
-        _row(each.name, each.settings, each.against, "technique", found[each.name, each.against], found["plain", each.against])
-        for each in techniques]
+    measured = [each for each in techniques if not each.unmeasured]
+    made = [_row(f"plain {' '.join(arm[0])}".strip(), (), arm[0], "plain", found[arm], found[arm])
+            for arm in dict.fromkeys(map(plain, measured))]
+    for each in techniques:
+        if each.unmeasured:
+            made.append({"name": each.name, "settings": " ".join(each.settings), "way": "technique", "against": "",
+                         "remark": each.unmeasured})
+        else:
+            made.append(_row(each.name, each.settings, each.against, "technique", found[own(each)], found[plain(each)]))
+    return made
 
 
-def _row(name: str, settings: Sequence[str], against: Sequence[str], way: str, own: dict, plain: dict) -> dict[str, Any]:
-    row = {"name": name if settings else f"plain {' '.join(against)}".strip(), "settings": " ".join(settings),
-           "against": " ".join(against), "way": way}
-    error: Optional[str] = own.get("error") or plain.get("error")
+def _row(name: str, settings: Sequence[str], against: Sequence[str], way: str, run: dict, beside: dict) -> dict[str, Any]:
+    row = {"name": name, "settings": " ".join(settings), "against": " ".join(against), "way": way}
+    error: Optional[str] = run.get("error") or beside.get("error")
     if error:
         return row | {"error": error}
-    pace, base = statistics.median(own["speeds"]), statistics.median(plain["speeds"])
-    return row | {"tokens_per_second": pace, "speed": pace / base, "peak_mib": own["peak"] / 2**20,
-                  "memory": own["peak"] / plain["peak"], "loss": own["loss"], "loss_difference": own["loss"] - plain["loss"]}
+    pace, base = statistics.median(run["speeds"]), statistics.median(beside["speeds"])
+    return row | {"tokens_per_second": pace, "speed": pace / base, "peak_mib": run["peak"] / 2**20,
+                  "memory": run["peak"] / beside["peak"], "loss": run["loss"], "loss_difference": run["loss"] - beside["loss"]}

@@ -9,7 +9,7 @@ import dataclasses
 
 T = "tests/cram/test_"
 ADAMW, ADALOMO = ("optimizer.type=adamw",), ("optimizer.type=adalomo", "optimizer.clip=null")
-MICRO, CAUSAL = ("train.micro_batch_tokens=1024",), ("objective.type=causal",)
+MICRO, CAUSAL = ("train.micro_batch_tokens=512",), ("objective.type=causal",)
 PROCESSES = "needs several devices: two processes on one CPU only show that the result is the same"
 
 
@@ -74,7 +74,7 @@ TECHNIQUES = (
               "Xiong et al. 2023, section 2.1", "Longer wavelengths of the rotary positions once rows grow.",
               "cram.shapes:shape_at", T + "model_switches.py::test_what_is_set_between_steps_equals_a_model_built_so",
               ("train.sequence_schedule=[[0, 32], [0.5, 128]]",)),
-    Technique("batch ramp", ("train.batch_ramp=0.5", "train.batch_start_tokens=1024"), "Geiping & Goldstein 2023, section 4.3",
+    Technique("batch ramp", ("train.batch_ramp=0.5", "train.batch_start_tokens=512"), "Geiping & Goldstein 2023, section 4.3",
               "Small batches learn more a token while gradients still agree.", "cram.schedule:batch_tokens",
               T + "schedule.py::test_batch_grows_linearly_from_its_start", MICRO),
     Technique("falling mask rate", ("objective.mask_rate_end=0.15",), "Yang et al. 2023; Wettig et al. 2023",

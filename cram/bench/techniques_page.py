@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 from pathlib import Path
+from typing import Optional
 
 from cram.bench.techniques_list import TECHNIQUES
 from cram.bench.write import cell
@@ -68,5 +69,5 @@ def write(record_path: Path) -> Path:
     return page
 
 
-def _remark(row: dict | None) -> str:
+def _remark(row: Optional[dict]) -> str:
     return "not part of this measurement" if row is None else row.get("error") or row.get("remark", "")

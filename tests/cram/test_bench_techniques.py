@@ -43,7 +43,7 @@ def test_code_and_test_are_there(technique, root):
 
 @pytest.mark.parametrize("technique", [each for each in TECHNIQUES if "parallel" not in each.name], **NAMED)
 def test_settings_can_be_loaded_and_change_something(technique):
-    base = [*techniques.BASE[1:], "budget=18 steps"]
+    base = [*techniques.BASE[1:], "budget=14 steps"]
     plain, own = (load("demo", [*base, *technique.against, *settings]) for settings in ((), technique.settings))
     changed = {key for key, *_ in differences(plain, own)}
     assert changed == technique.keys - {"distill.teacher"}, "no setting repeats what is there anyhow"
@@ -90,16 +90,34 @@ def test_speed_sees_plateaus_but_neither_the_start_nor_what_came_between(tmp_pat
 def test_ratios_are_to_the_plain_run_of_the_same_settings():
     rows = techniques.rows(
         [Technique("a", ("x=1",), "", "", "", ""), Technique("b", ("y=1",), "", "", "", "", ("z=1",)),
-         Technique("c", ("w=1",), "", "", "", "", unmeasured="needs a card"), Technique("d", ("v=1",), "", "", "", "")],
-        {("plain", ()): {"speeds": [10, 20, 90], "peak": 2**20, "loss": 3.0},
-         ("plain", ("z=1",)): {"speeds": [40], "peak": 2**22, "loss": 4.0},
-         ("a", ()): {"speeds": [30, 10, 40], "peak": 2**19, "loss": 3.5},
-         ("b", ("z=1",)): {"speeds": [20], "peak": 2**22, "loss": 3.0}, ("d", ()): {"speeds": [], "error": "no room"}})
+         Technique("c", ("w=1",), "", "", "", "", unmeasured="needs a card"),
+         Technique("d", ("v=1",), "", "", "", "", teacher=True)],
+        {((), False): {"speeds": [10, 20, 90], "peak": 2**20, "loss": 3.0},
+         (("z=1",), False): {"speeds": [40], "peak": 2**22, "loss": 4.0},
+         (("x=1",), False): {"speeds": [30, 10, 40], "peak": 2**19, "loss": 3.5},
+         (("z=1", "y=1"), False): {"speeds": [20], "peak": 2**22, "loss": 3.0},
+         (("v=1",), True): {"speeds": [], "error": "no room"}})
     rows = {row["name"]: row for row in rows}
     assert list(rows) == ["plain", "plain z=1", "a", "b", "c", "d"]
     assert (rows["a"]["speed"], rows["a"]["memory"], rows["a"]["loss_difference"]) == (1.5, 0.5, 0.5)
     assert (rows["b"]["speed"], rows["b"]["memory"], rows["b"]["loss_difference"]) == (0.5, 1.0, -1.0)
     assert rows["c"]["remark"] == "needs a card" and rows["d"]["error"] == "no room" and "speed" not in rows["d"]
+
+
+def test_no_run_is_made_twice(monkeypatch):
+    """A run made before is found again, and would tell nothing of memory."""
+    monkeypatch.setattr(techniques, "bring", lambda settings, stage: None)
+    monkeypatch.setattr(techniques, "peak_bytes", lambda work: 2**20)
+    made = []
+
+    def once(found, settings, teacher_steps, first):
+        made.append(load([settings[0]], [each for each in settings[1:] if not each.startswith(("name=", "distill.teacher"))]))
+        found |= {"speeds": [1.0], "loss": 1.0}
+
+    monkeypatch.setattr(techniques, "_once", once)
+    [rows] = techniques.measure((), 1, "cpu", False, lambda line: None)
+    assert all("speed" in row for row in rows if "remark" not in row)
+    assert not any(each == other for number, each in enumerate(made) for other in made[:number])
 
 
 @pytest.mark.slow
