@@ -229,7 +229,7 @@ def _tell(line: str) -> None:
 
 def _ledger(run: Path) -> int:
     from cram.budget import Budget
-    from cram.ledger import read_ledger
+    from cram.audit import read_ledger
 
     path = next((path for path in (run / "pretrain" / "ledger.jsonl", run / "ledger.jsonl", run) if path.is_file()), None)
     if path is None:

@@ -10,7 +10,8 @@ from cram import checkpoint
 from cram.budget import Budget
 from cram.config import to_dict
 from cram.errors import CramError
-from cram.ledger import Ledger, Summary, read_ledger
+from cram.audit import Summary, read_ledger
+from cram.ledger import Ledger
 from cram.telemetry import Telemetry
 
 

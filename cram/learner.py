@@ -19,7 +19,7 @@ from cram.device import Device
 from cram.ema import EMA
 from cram.errors import CramError
 from cram.guard import Guard
-from cram.ledger import Summary, read_ledger
+from cram.audit import Summary, read_ledger
 from cram.loss_scale import LossScale
 from cram.model import Transformer, build, refuse_attention
 from cram.objective import Loss, predicted_fraction

@@ -21,109 +21,23 @@ deducted, since otherwise an interrupted run could never equal a straight one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import socket
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
+from cram.audit import Summary, read_ledger, row_hash
 from cram.budget import Budget
 from cram.errors import CramError
 from data_prep.files import replace_durably
 
 CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "teacher", "lost")
 WORK = ("steps", "tokens", "flops")
-
-
-def row_hash(row: dict) -> str:
-    """SHA-256 of a row without its own hash; ``prev`` inside it makes the chain."""
-    body = {name: value for name, value in row.items() if name != "hash"}
-    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-@dataclass
-class Summary:
-    """What a verified ledger says. ``spent`` is in the budget's unit, ``seconds`` charged time."""
-
-    budget: str
-    kind: str
-    amount: float
-    spent: float
-    seconds: float
-    account: dict[str, float]
-    sessions: int
-    steps: int
-    tokens: int
-    flops: float
-    energy_joules: Optional[float]
-    closed: bool
-    reason: str
-    run_id: str
-    head: str
-    rows: list[dict] = field(repr=False)
-
-    @property
-    def fraction(self) -> float:
-        return self.spent / self.amount
-
-
-def read_ledger(path: Path) -> Summary:
-    """Read and verify a ledger. Raises CramError naming the first line that does not hold."""
-    rows = _read_rows(path)
-    _check_head(path, rows)
-    first, last = rows[0], rows[-1]
-    budget = Budget.parse(first["budget"])
-    spent = last["seconds"] if budget.kind == "time" else last[budget.kind]
-    return Summary(first["budget"], budget.kind, budget.amount, spent, last["seconds"], last["account"],
-                   sum(row["kind"] == "open" for row in rows), last["steps"], last["tokens"], last["flops"],
-                   last["energy_joules"], last["kind"] == "close", last.get("reason", ""), first["run_id"],
-                   last["hash"], rows)
-
-
-def _check_head(path: Path, rows: list[dict]) -> None:
-    """The head names the last row, or the one before when a crash came between the two writes."""
-    head_path = path.with_suffix(".head")
-    if not head_path.exists() and len(rows) == 1:
-        return  # died between the very first row and its head
-    try:
-        head = json.loads(head_path.read_text())
-        number, digest = int(head["row"]), head["hash"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CramError(f"{head_path}: missing or damaged ({error}); the end of {path.name} cannot be verified") from error
-    if number >= len(rows):
-        raise CramError(f"{path}: ends at line {len(rows)}, but {head_path.name} recorded line {number + 1}: "
-                        "lines were deleted at the end")
-    if rows[number]["hash"] != digest:
-        raise CramError(f"{path}:{number + 1}: is not the line that {head_path.name} recorded: the ledger was rewritten")
-    if number < len(rows) - 2:
-        raise CramError(f"{head_path}: is {len(rows) - 1 - number} rows behind {path.name}: it was replaced")
-
-
-def _read_rows(path: Path) -> list[dict]:
-    """The chained rows; a last line without its newline is a write cut off by a crash, and no row."""
-    if not path.is_file():
-        raise CramError(f"{path}: no ledger there; give the folder of a run, such as runs/demo")
-    rows: list[dict] = []
-    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1]):
-        try:
-            row = json.loads(line)
-            intact = row["hash"] == row_hash(row)
-            follows = row["row"] == number and row["prev"] == (rows[-1]["hash"] if rows else "")
-        except (ValueError, KeyError, TypeError) as error:
-            raise CramError(f"{path}:{number + 1}: not a ledger row ({error}): the ledger was damaged") from error
-        if not intact or not follows:
-            raise CramError(f"{path}:{number + 1}: {'does not follow the line before' if intact else 'was edited'}: "
-                            "the hash chain is broken")
-        rows.append(row)
-    if not rows:
-        raise CramError(f"{path}: empty ledger; nothing was charged yet, remove it and start again")
-    return rows
 
 
 class Ledger:
@@ -142,7 +56,8 @@ class Ledger:
         self.path, self.budget = path, budget
         self._clock, self._world_size = clock, world_size
         self._energy, self._joules = (lambda: None), None
-        self._lock, self._stop = threading.RLock(), threading.Event()
+        # rows are written one at a time, in order; the loop goes on counting while the disk writes. Taken in this order.
+        self._writing, self._lock, self._stop = threading.RLock(), threading.RLock(), threading.Event()
         self._category, self._since = "setup", clock()
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() or path.with_suffix(".head").exists():
@@ -244,7 +159,7 @@ class Ledger:
         return self._return_to(step, "rollback", dict.fromkeys(CATEGORIES, 0.0))
 
     def _return_to(self, step: int, kind: str, not_lost: dict[str, float]) -> float:
-        with self._lock:
+        with self._writing, self._lock:
             self._settle()
             kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
             if kept is None and step:
@@ -266,7 +181,7 @@ class Ledger:
     def pay_for_teacher(self, teacher: Summary) -> None:
         """Charge the whole ledger of a finished run, once: its seconds, steps, tokens and FLOPs. CramError when the ledger
         has paid for another."""
-        with self._lock:
+        with self._writing, self._lock:
             paid = next((row["teacher"] for row in self._rows if row["kind"] == "teacher"), None)
             if paid == teacher.head:
                 return
@@ -295,16 +210,17 @@ class Ledger:
             self._append("heartbeat")
 
     def _append(self, kind: str, **more) -> None:
-        with self._lock:
-            if kind != "crash":
-                self._settle()
-            if self._joules is not None:
-                now = self._energy()
-                self._work["energy_joules"] = (self._work["energy_joules"] or 0.0) + now - self._joules
-                self._joules = now
-            account = {name: round(value, 6) for name, value in self._account.items()}
+        with self._writing:
+            with self._lock:
+                if kind != "crash":
+                    self._settle()
+                if self._joules is not None:
+                    now = self._energy()
+                    self._work["energy_joules"] = (self._work["energy_joules"] or 0.0) + now - self._joules
+                    self._joules = now
+                account, work = {name: round(value, 6) for name, value in self._account.items()}, dict(self._work)
             row = {"row": len(self._rows), "kind": kind, "at": datetime.now(timezone.utc).isoformat(timespec="milliseconds"),
-                   "seconds": round(sum(account.values()), 6), "account": account, **self._work, **more,
+                   "seconds": round(sum(account.values()), 6), "account": account, **work, **more,
                    "prev": self._rows[-1]["hash"] if self._rows else ""}
             row["hash"] = row_hash(row)
             descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)

@@ -15,7 +15,8 @@ from typing import Any, Callable
 
 from cram import __version__
 from cram.budget import Budget
-from cram.ledger import CATEGORIES, Summary, read_ledger
+from cram.audit import Summary, read_ledger
+from cram.ledger import CATEGORIES
 from cram.errors import CramError
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show

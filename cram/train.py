@@ -32,7 +32,8 @@ from cram.evaluate.samples import one_sample
 from cram.interrupt import Interrupted, StopSignal
 from cram.keeper import Keeper
 from cram.learner import Learner, hire_teacher
-from cram.ledger import Ledger, read_ledger
+from cram.audit import read_ledger
+from cram.ledger import Ledger
 from cram.logbook import Logbook
 from cram.objective import step_kinds
 from cram.pace import Pace

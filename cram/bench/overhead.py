@@ -23,7 +23,7 @@ from typing import Any, Callable, Iterator, Sequence
 from cram.bench.measure import attempt
 from cram.bench.runs import PLAIN, bring, workplace
 from cram.errors import CramError
-from cram.ledger import read_ledger
+from cram.audit import read_ledger
 
 DEVICE, BATCH, LEDGER, TELEMETRY, PACE, REST = "device work", "batch wait", "ledger", "telemetry", "schedule, pace", "rest"
 ASIDE = "saving, validation"            # paid by the clock, not by the step

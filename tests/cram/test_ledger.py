@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cram.budget import Budget
-from cram.ledger import CATEGORIES, Ledger, read_ledger
+from cram.audit import read_ledger
+from cram.ledger import CATEGORIES, Ledger
 from cram.errors import CramError
 
 
@@ -173,7 +174,7 @@ def test_deleting_or_swapping_any_line_is_detected(tmp_path):
 
 
 def test_recomputed_hashes_contradict_the_head(tmp_path):
-    from cram.ledger import row_hash
+    from cram.audit import row_hash
     path = tmp_path / "ledger.jsonl"
     rows = [json.loads(line) for line in finished_ledger(path)]
     previous = ""

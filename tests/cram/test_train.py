@@ -15,7 +15,7 @@ import torch
 import cram.learner
 import cram.train
 from cram import checkpoint
-from cram.ledger import read_ledger
+from cram.audit import read_ledger
 from cram.device import Device
 from cram.errors import CramError
 from cram.interrupt import Interrupted, StopSignal

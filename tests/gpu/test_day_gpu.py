@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cram.ledger import read_ledger
+from cram.audit import read_ledger
 from cram.telemetry import read_metrics
 
 pytestmark = pytest.mark.gpu

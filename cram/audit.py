@@ -1,0 +1,97 @@
+"""Reading a ledger (ledger.py) and verifying that nobody has changed it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Optional
+
+from cram.budget import Budget
+from cram.errors import CramError
+
+
+def row_hash(row: dict) -> str:
+    """SHA-256 of a row without its own hash; ``prev`` inside it makes the chain."""
+    body = {name: value for name, value in row.items() if name != "hash"}
+    return hashlib.sha256(json.dumps(body, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass
+class Summary:
+    """What a verified ledger says. ``spent`` is in the budget's unit, ``seconds`` charged time."""
+
+    budget: str
+    kind: str
+    amount: float
+    spent: float
+    seconds: float
+    account: dict[str, float]
+    sessions: int
+    steps: int
+    tokens: int
+    flops: float
+    energy_joules: Optional[float]
+    closed: bool
+    reason: str
+    run_id: str
+    head: str
+    rows: list[dict] = field(repr=False)
+
+    @property
+    def fraction(self) -> float:
+        return self.spent / self.amount
+
+
+def read_ledger(path: Path) -> Summary:
+    """Read and verify a ledger. Raises CramError naming the first line that does not hold."""
+    rows = _read_rows(path)
+    _check_head(path, rows)
+    first, last = rows[0], rows[-1]
+    budget = Budget.parse(first["budget"])
+    spent = last["seconds"] if budget.kind == "time" else last[budget.kind]
+    return Summary(first["budget"], budget.kind, budget.amount, spent, last["seconds"], last["account"],
+                   sum(row["kind"] == "open" for row in rows), last["steps"], last["tokens"], last["flops"],
+                   last["energy_joules"], last["kind"] == "close", last.get("reason", ""), first["run_id"],
+                   last["hash"], rows)
+
+
+def _check_head(path: Path, rows: list[dict]) -> None:
+    """The head names the last row, or the one before when a crash came between the two writes."""
+    head_path = path.with_suffix(".head")
+    if not head_path.exists() and len(rows) == 1:
+        return  # died between the very first row and its head
+    try:
+        head = json.loads(head_path.read_text())
+        number, digest = int(head["row"]), head["hash"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CramError(f"{head_path}: missing or damaged ({error}); the end of {path.name} cannot be verified") from error
+    if number >= len(rows):
+        raise CramError(f"{path}: ends at line {len(rows)}, but {head_path.name} recorded line {number + 1}: "
+                        "lines were deleted at the end")
+    if rows[number]["hash"] != digest:
+        raise CramError(f"{path}:{number + 1}: is not the line that {head_path.name} recorded: the ledger was rewritten")
+    if number < len(rows) - 2:
+        raise CramError(f"{head_path}: is {len(rows) - 1 - number} rows behind {path.name}: it was replaced")
+
+
+def _read_rows(path: Path) -> list[dict]:
+    """The chained rows; a last line without its newline is a write cut off by a crash, and no row."""
+    if not path.is_file():
+        raise CramError(f"{path}: no ledger there; give the folder of a run, such as runs/demo")
+    rows: list[dict] = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1]):
+        try:
+            row = json.loads(line)
+            intact = row["hash"] == row_hash(row)
+            follows = row["row"] == number and row["prev"] == (rows[-1]["hash"] if rows else "")
+        except (ValueError, KeyError, TypeError) as error:
+            raise CramError(f"{path}:{number + 1}: not a ledger row ({error}): the ledger was damaged") from error
+        if not intact or not follows:
+            raise CramError(f"{path}:{number + 1}: {'does not follow the line before' if intact else 'was edited'}: "
+                            "the hash chain is broken")
+        rows.append(row)
+    if not rows:
+        raise CramError(f"{path}: empty ledger; nothing was charged yet, remove it and start again")
+    return rows
