@@ -38,6 +38,7 @@ class AdaLomo(torch.optim.Optimizer):
     """
 
     found_inf: Optional[Tensor] = None
+    whole_states = True  # plain and whole on every process, also of sharded parameters
 
     def __init__(self, params, lr: float = 1e-3, weight_decay: float = 0.0, cautious: bool = False,
                  fused_backward: bool = False):

@@ -78,11 +78,6 @@ COMBINATIONS = (
         lambda c: c.train.parallel != "none" and c.optimizer.fused_backward,
         ("train.parallel=ddp", "optimizer.type=adalomo", "optimizer.clip=null", "optimizer.fused_backward=true")),
     Combination(
-        ("train.parallel", "optimizer.type"), "train.parallel=fsdp or tp with AdaLomo",
-        "its row and column sums would be of shards", "use train.parallel=ddp, or AdamW or Muon",
-        lambda c: c.train.parallel in ("fsdp", "tp") and c.optimizer.type == "adalomo",
-        ("train.parallel=fsdp", "optimizer.type=adalomo")),
-    Combination(
         ("train.parallel", "optimizer.state_bits"), "train.parallel=fsdp or tp with optimizer.state_bits=8",
         "blocks of 8-bit states would be cut by the shards", "use train.parallel=ddp",
         lambda c: c.train.parallel in ("fsdp", "tp") and c.optimizer.state_bits == 8,
@@ -96,11 +91,6 @@ COMBINATIONS = (
         ("train.parallel", "train.ema"), "train.parallel=fsdp or tp with train.ema",
         "the average would be of shards, which nothing can be validated with", "use train.parallel=ddp",
         lambda c: c.train.parallel in ("fsdp", "tp") and c.train.ema is not None, ("train.parallel=fsdp", "train.ema=0.9")),
-    Combination(
-        ("train.parallel", "train.layer_schedule"), "train.parallel with train.layer_schedule",
-        "the processes wait for the gradients of every block, also of those not yet in use", "train in one process",
-        lambda c: c.train.parallel != "none" and bool(c.train.layer_schedule),
-        ("train.parallel=ddp", "train.layer_schedule=[[0, 1], [0.5, 2]]")),
     Combination(
         ("train.parallel", "train.fp8"), "train.parallel=fsdp or tp with train.fp8",
         "the scale of a shard is not that of the matrix", "use train.parallel=ddp",

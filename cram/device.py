@@ -69,12 +69,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in str(error)
 
 
-def choose_device(train) -> Device:
-    """Resolve device, precision and compilation. train: ``cram.schema.Train``. CramError when impossible."""
+def device_kind(train) -> str:
+    """"cuda" or "cpu", without touching a card. train: ``cram.schema.Train``. CramError when there is no card to take."""
     available = torch.cuda.is_available()
     if train.device == "cuda" and not available:
         raise CramError("train.device=cuda: torch sees no CUDA card here; use train.device=cpu or check the driver")
-    kind = "cuda" if available and train.device != "cpu" else "cpu"
+    return "cuda" if available and train.device != "cpu" else "cpu"
+
+
+def choose_device(train) -> Device:
+    """Resolve device, precision and compilation. train: ``cram.schema.Train``. CramError when impossible."""
+    kind = device_kind(train)
     if kind == "cpu" and train.precision == "fp16":
         raise CramError("train.precision=fp16: needs a CUDA card; use fp32 or bf16 on the CPU")
     if kind == "cuda" and train.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -101,19 +106,22 @@ def keep_freed_memory() -> bool:
     return bool(libc.mallopt(-4, 0)) and bool(libc.mallopt(-1, 2**31 - 1))
 
 
-def energy_meter(enabled: bool, kind: str, say: Callable[[str], None]) -> Callable[[], Optional[float]]:
-    """A function giving the card's energy counter in joules (NVML), or None where there is none; said once."""
+def energy_meter(enabled: bool, kind: str, say: Callable[[str], None], cards: int = 1) -> Callable[[], Optional[float]]:
+    """A function giving the sum of the energy counters of the first ``cards`` in joules (NVML), or None where there is
+    none; said once."""
     if kind != "cuda" or not enabled:
         return lambda: None
     import pynvml
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
-        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+        handles = [pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(card).uuid}")
+                   for card in range(cards)]
+        for handle in handles:
+            pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError as error:
         say(f"energy: not measured (NVML: {error})")
         return lambda: None
-    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1000.0
+    return lambda: sum(map(pynvml.nvmlDeviceGetTotalEnergyConsumption, handles)) / 1000.0
 
 
 def largest_micro_batch(attempt: Callable[[int], object], *, row: int, batch: int, keep_free: int, cap: int = 65536) -> int:

@@ -50,6 +50,9 @@ def choose_micro_batch(learner: Learner, config, world: int) -> int:
         return train.micro_batch_tokens
     if config.optimizer.fused_backward:
         return batch
+    if learner.device.kind == "cuda" and learner.world.size > 1:
+        raise CramError(f"train.parallel={train.parallel} needs train.micro_batch_tokens: trying sizes out would hang as soon as "
+                        f"one card alone ran out of memory; begin with {min(batch, 64 * row)}")
     if learner.device.kind == "cuda":
         return largest_micro_batch(lambda tokens: trial(learner, config, tokens), row=row, batch=batch,
                                    keep_free=8 * learner.model.parameter_count())  # two moments, float32

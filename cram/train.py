@@ -24,7 +24,7 @@ from cram import schedule
 from cram.batches import Batches
 from cram.budget import Budget
 from cram.config import to_dict
-from cram.device import Throttle, choose_device, energy_meter, is_out_of_memory, keep_freed_memory
+from cram.device import Throttle, choose_device, device_kind, energy_meter, is_out_of_memory, keep_freed_memory
 from cram.ended import ended
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
@@ -54,20 +54,18 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
     """Train until the budget is spent; resume when ``run_dir`` holds an unfinished run of the same id.
 
     Leaves in run_dir: config.json, ledger.jsonl, progress.f64, metrics.jsonl, tensorboard/, checkpoints/.
-    Raises CramError on unusable data, a foreign checkpoint or a loss that keeps exploding; Interrupted after saving on a
-    signal.
+    Raises CramError on unusable data, a foreign checkpoint, a loss that keeps exploding; Interrupted, saved, on a signal.
     """
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    device = choose_device(config.train)
-    with contextlib.closing(World.start(config.train, device.kind)) as world:
+    with contextlib.closing(World.start(config.train, device_kind(config.train))) as world:
         run_dir.mkdir(parents=True, exist_ok=True)
         if world.share(world.main and ended(config, run_dir, run_id, say)):
             return
-        _spend(config, device, world, data_dir, tokenizer_dir, run_dir, run_id, say if world.main else lambda line: None)
+        _spend(config, world, data_dir, tokenizer_dir, run_dir, run_id, say if world.main else lambda line: None)
 
 
-def _spend(config, device, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say) -> None:
+def _spend(config, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say) -> None:
     """One session, charged from the opening of the ledger to its closing."""
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     ledger = Follower(Budget.parse(config.budget), run_dir)
@@ -76,7 +74,8 @@ def _spend(config, device, world: World, data_dir: Path, tokenizer_dir: Path, ru
         ledger = Ledger(run_dir / "ledger.jsonl", Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
                         world_size=world.size)
     try:
-        ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say))
+        device = choose_device(config.train)
+        ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say, world.size))
         day = Day(config, device, world, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
         try:
             with StopSignal() as stop:
