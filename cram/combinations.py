@@ -63,19 +63,15 @@ COMBINATIONS = (
         lambda c: c.optimizer.state_bits == 8 and c.optimizer.cautious,
         ("optimizer.type=adamw", "optimizer.state_bits=8", "optimizer.cautious=true")),
     Combination(
-        ("optimizer.offload", "optimizer.type"), "optimizer.offload without AdamW",
-        "Muon's matrix products belong on the card, AdaLomo has next to no state", "set optimizer.type=adamw",
-        lambda c: c.optimizer.offload and c.optimizer.type != "adamw", ("optimizer.offload=true",)),
+        ("optimizer.offload", "optimizer.type"), "optimizer.offload with AdaLomo",
+        "it has next to no state to move away", "use AdamW, or Muon, whose matrices stay on the card",
+        lambda c: c.optimizer.offload and c.optimizer.type == "adalomo",
+        ("optimizer.type=adalomo", "optimizer.offload=true")),
     Combination(
         ("optimizer.offload", "optimizer.state_bits"), "optimizer.offload with optimizer.state_bits=8",
         "both shrink what the moments take of the card, offload to nothing", "choose one",
         lambda c: c.optimizer.offload and c.optimizer.state_bits == 8,
         ("optimizer.type=adamw", "optimizer.offload=true", "optimizer.state_bits=8")),
-    Combination(
-        ("optimizer.cautious", "optimizer.type"), "optimizer.cautious with AdaLomo",
-        "its fused update has no place for a second pass over the weights", "use AdamW or Muon",
-        lambda c: c.optimizer.cautious and c.optimizer.type == "adalomo",
-        ("optimizer.type=adalomo", "optimizer.cautious=true")),
     Combination(
         ("train.parallel", "optimizer.fused_backward"), "train.parallel with optimizer.fused_backward",
         "a parameter would be updated before its gradient is summed over the processes", "set optimizer.fused_backward=false",

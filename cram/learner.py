@@ -50,7 +50,8 @@ class Learner:
                 raise CramError(f"train.fp8=true: {reason}; use train.fp8=false")
             fp8.convert(self.model)
         self.loss = Loss(self.model, config.objective, train.loss == "chunked", teacher, config.distill)
-        if device.compile:
+        if device.compile:  # each shape is a graph of its own; past the limit dynamo falls back to eager
+            torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
             for part in self.model.blocks if train.parallel in ("fsdp", "tp") else [self.loss]:
                 part.compile(dynamic=False)
         self.loss = world.wrap(self.loss)
@@ -73,21 +74,21 @@ class Learner:
         self.shape = shape
         take_on(self.model, shape)
 
-    def backward(self, micro_batches: list, predicted: int) -> Tensor:
-        """Gradients of the mean loss over ``predicted`` tokens, the number in all processes. Returns the sum of the loss,
-        nats, float32 [], likewise over all."""
-        nats_sum = torch.zeros((), device=self.device.kind)
-        factor = self.loss_scale.scale * (self.world.scale / predicted)
+    def backward(self, micro_batches: list, weights: dict[bool, float]) -> Tensor:
+        """Gradients of the step's loss: the sum over micro-batches of their nats times the weight of their kind. Returns
+        that loss, float32 [], over all processes. weights: by whether a micro-batch is causal."""
+        loss_sum = torch.zeros((), device=self.device.kind)
         for number, micro in enumerate(micro_batches, start=1):
+            weight = weights[micro.causal]
             with self.world.micro(self.loss, last=number == len(micro_batches)):
                 with self.device.autocast():
                     total, nats = self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
                 if self.optimizers.fused:  # parameters change as soon as their gradients are there
-                    self._skip = self.guard.judge(nats / predicted)
+                    self._skip = self.guard.judge(nats * weight)
                     self.optimizers.before_backward(self._skip)
-                (total * factor).backward()
-            nats_sum += nats
-        return self.world.reduce(nats_sum)
+                (total * (self.loss_scale.scale * (self.world.scale * weight))).backward()
+            loss_sum += nats * weight
+        return self.world.reduce(loss_sum)
 
     def update(self, loss: Tensor) -> tuple[Optional[Tensor], Tensor]:
         """One optimizer step, unless the guard finds that loss, the mean over the step, or its gradient impossible. Returns the

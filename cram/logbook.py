@@ -24,10 +24,11 @@ class Logbook:
         self._nats_sum, self._predicted = torch.zeros(2, device=self.device.kind).unbind()
         self._tokens, self._flops, self._seconds = 0, 0.0, 0.0
 
-    def add(self, nats: Tensor, predicted: int, skip: Tensor, tokens: int, flops: float, seconds: float) -> None:
-        """One step. nats, skip: float32 [] on the device; skipped steps count for speed, not for the loss."""
+    def add(self, loss: Tensor, predicted: int, skip: Tensor, tokens: int, flops: float, seconds: float) -> None:
+        """One step. loss: mean over the predicted tokens, nats; skip: float32 [] both, on the device. Skipped steps count for
+        speed, not for the loss."""
         taken = 1.0 - skip
-        self._nats_sum += torch.where(taken > 0, nats, 0.0)
+        self._nats_sum += torch.where(taken > 0, loss * predicted, 0.0)
         self._predicted += predicted * taken
         self._tokens, self._flops, self._seconds = self._tokens + tokens, self._flops + flops, self._seconds + seconds
 

@@ -183,9 +183,9 @@ class Day:
         shape = self.next_shape()
         learner.enter(shape)
         learner.optimizers.set_learning_rate(schedule.learning_rate(progress, self.config.schedule))
-        nats, predicted = self.gradients(shape)
+        loss, predicted = self.gradients(shape)
         with self.ledger.account("steps"):
-            norm, skip = learner.update(nats / predicted)
+            norm, skip = learner.update(loss)
             self.throttle.queued()
         flops = learner.flops(shape, self.kinds(shape))
         at.step, at.first_row, at.progress = at.step + 1, at.first_row + shape.tokens // row, progress
@@ -193,24 +193,27 @@ class Day:
         self.keeper.record.add(progress)
         seconds = time.perf_counter() - started
         self.pace.step_seconds.append(seconds)
-        self.logbook.add(nats, predicted, skip, shape.tokens, flops, seconds)
+        self.logbook.add(loss, predicted, skip, shape.tokens, flops, seconds)
         if self.logbook.is_due(at.step, progress):
             self.logbook.write(step=at.step, progress=progress, tokens=at.first_row * row, shape=shape, norm=norm,
                                rates=learner.optimizers.rates(), masked=self.config.objective.type != "causal")
 
     def gradients(self, shape: Shape) -> tuple[Tensor, int]:
-        """The gradient of the mean loss over all tokens predicted in the step. Returns their summed loss, nats, and number.
+        """The gradient of the mean loss over all tokens predicted in the step (hybrid: of each kind's mean, by its share of
+        the micro-batches). Returns that loss, nats, and the number of tokens.
 
         Out of memory: once more in micro-batches of half the size; the batch and what is hidden in it stay the same.
         """
-        row, at = self.config.train.sequence_length, self.at
+        row, at, kinds = self.config.train.sequence_length, self.at, self.kinds(shape)
         with self.ledger.account("data_wait"):
             micro_batches = self.batches.step(at.step, at.first_row, rows=shape.tokens // row, length=shape.row,
                                               micro_rows=at.micro_tokens // row, mask_rate=shape.mask_rate)
-        predicted = max(1, self.world.sum(sum(micro.predicted for micro in micro_batches)))
+        predicted = {kind: max(1, self.world.sum(sum(micro.predicted for micro in micro_batches if micro.causal == kind)))
+                     for kind in sorted(set(kinds))}
+        weights = {kind: kinds.count(kind) / len(kinds) / number for kind, number in predicted.items()}
         try:
             with self.ledger.account(self.category(shape)):
-                return self.learner.backward(micro_batches, predicted), predicted
+                return self.learner.backward(micro_batches, weights), sum(predicted.values())
         except RuntimeError as error:
             if not is_out_of_memory(error) or self.world.size > 1:
                 raise
@@ -256,7 +259,8 @@ class Day:
             with self.world.evaluation(model):
                 score = score_heldout(model, self.heldout, row=train.sequence_length, mask_rate=evaluate.mask_rate,
                                       max_tokens=train.validation_tokens, batch_tokens=self.at.micro_tokens,
-                                      device=self.device.kind, autocast=self.device.autocast())
+                                      hybrid=self.config.objective.type == "hybrid", device=self.device.kind,
+                                      autocast=self.device.autocast())
                 sample = one_sample(model, self.tokenizer, evaluate, device=self.device.kind)
             self.telemetry.validation({"step": self.at.step, "progress": self.at.progress, "spent": self.ledger.seconds,
                                        **score})

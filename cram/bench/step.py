@@ -73,7 +73,7 @@ class Competitor:
     def step(self, batch: list[MicroBatch]) -> None:
         """``cram.train.Day.optimizer_step`` without its book-keeping."""
         predicted = max(1, sum(micro.predicted for micro in batch))
-        loss = self.learner.backward(batch, predicted) / predicted
+        loss = self.learner.backward(batch, dict.fromkeys((False, True), 1 / predicted))
         self.learner.update(loss)
         self.losses.append(loss)
 

@@ -29,6 +29,7 @@ def test_every_combination_is_refused_with_reason_and_remedy(combination, teache
 @pytest.mark.parametrize("overrides", [
     ("optimizer.type=adalomo", "optimizer.clip=null", "optimizer.fused_backward=true"),
     ("optimizer.type=adamw", "optimizer.state_bits=8"), ("optimizer.type=adamw", "optimizer.offload=true"),
+    ("optimizer.type=muon", "optimizer.offload=true"), ("optimizer.type=adalomo", "optimizer.cautious=true"),
     ("optimizer.cautious=true",), ("train.parallel=ddp", "train.ema=0.9"), ("train.fp8=true",),
     ("train.sequence_schedule=[[0, 64], [0.5, 128]]", "model.rope_base_end=40000"),
     ("distill.teacher=runs/big/pretrain", "train.parallel=ddp")])

@@ -1,8 +1,10 @@
 """Choosing device, precision and micro-batch; compilation sees one graph whatever the documents."""
 
+import itertools
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ import cram.model
 from cram import device, sizing
 from cram.batches import document_bounds
 from cram.errors import CramError
+from cram.learner import Learner
 from cram.model import build
 from cram.objective import cross_entropy_sum
 from cram.ops import Documents
-from cram.schema import Config, Model, Objective, Train
+from cram.parallel import World
+from cram.schema import Config, Model, Objective, Optimizer, Train
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="checks what is said where there is no card")
@@ -93,28 +97,75 @@ def test_one_graph_a_mask_rate_whatever_the_documents(causal, graphs, backend, m
     (128, 4096, 4096), (128, 131072, 8192), (128, 12288, 6144), (16384, 32768, 16384), (2000, 14000, 2000)])
 def test_on_the_cpu_a_micro_batch_is_an_equal_part_of_whole_rows(row, batch, expected):
     config = Config(train=Train(sequence_length=row, batch_tokens=batch))
-    cpu = device.choose_device(Train(device="cpu"))
-    assert sizing.choose_micro_batch(None, cpu, config) == expected
+    learner = SimpleNamespace(device=device.choose_device(Train(device="cpu")))
+    assert sizing.choose_micro_batch(learner, config, 1) == expected
     config.train.micro_batch_tokens = row
-    assert sizing.choose_micro_batch(None, cpu, config) == row
+    assert sizing.choose_micro_batch(learner, config, 1) == row
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_a_trial_leaves_no_trace(causal):
-    model = build(Model(layers=1, width=32, heads=2), 64, causal, seed=0)
-    before, generator = [p.detach().clone() for p in model.parameters()], torch.get_rng_state()
-    config = Config(train=Train(sequence_length=16), objective=Objective(mask_rate=0.3))
-    assert sizing.trial(model, device.choose_device(Train(device="cpu")), config, 64) > 0
+def test_processes_share_a_batch_in_whole_rows_or_not_at_all():
+    config = Config(train=Train(sequence_length=128, batch_tokens=3072))
+    learner = SimpleNamespace(device=device.choose_device(Train(device="cpu")))
+    assert sizing.choose_micro_batch(learner, config, 3) == 1024
+    with pytest.raises(CramError, match="cannot be divided among 5 processes.*nearest: 3200"):
+        sizing.choose_micro_batch(learner, config, 5)
+    config.train.micro_batch_tokens = 3072
+    with pytest.raises(CramError, match="does not divide the 1536 tokens"):
+        sizing.choose_micro_batch(learner, config, 2)
+
+
+@pytest.mark.parametrize("objective, optimizer", [
+    ("masked", Optimizer()), ("causal", Optimizer()), ("hybrid", Optimizer()),
+    ("masked", Optimizer(type="adalomo", clip=None, fused_backward=True))])
+def test_a_trial_leaves_no_trace(objective, optimizer):
+    config = Config(model=Model(layers=1, width=32, heads=2), train=Train(sequence_length=16, deterministic=False),
+                    objective=Objective(type=objective), optimizer=optimizer)
+    learner = Learner(config, device.choose_device(Train(device="cpu")), World(), 64)
+    model, generator = learner.model, torch.get_rng_state()
+    before = [p.detach().clone() for p in model.parameters()]
+    assert sizing.trial(learner, config, 64) > 0
     assert all(p.grad is None and torch.equal(p, b) for p, b in zip(model.parameters(), before))
     assert torch.equal(generator, torch.get_rng_state())
 
 
 def test_the_first_step_is_estimated_from_a_second_trial_of_one_row(monkeypatch):
     times, tried = iter([100.0, 2.0]), []
-    monkeypatch.setattr(sizing, "trial", lambda model, where, config, tokens: tried.append(tokens) or next(times))
-    config = Config(train=Train(sequence_length=128))
-    assert sizing.first_step_seconds(None, device.choose_device(Train(device="cpu")), config, 1024, 4096) == 2.0 * 32
+    monkeypatch.setattr(sizing, "trial", lambda learner, config, tokens: tried.append(tokens) or next(times))
+    config, learner = Config(train=Train(sequence_length=128)), SimpleNamespace(device=device.choose_device(Train(device="cpu")))
+    assert sizing.first_step_seconds(learner, config, 1024, 4096) == 2.0 * 32
     assert tried == [128, 128]
+
+
+def test_a_trial_without_memory_leaves_the_first_step_to_find_out(monkeypatch):
+    def trial(learner, config, tokens):
+        raise torch.OutOfMemoryError
+    monkeypatch.setattr(sizing, "trial", trial)
+    learner = SimpleNamespace(device=device.choose_device(Train(device="cpu")))
+    assert sizing.first_step_seconds(learner, Config(train=Train(sequence_length=128)), 1024, 4096) == 0.0
+
+
+def test_the_throttle_waits_for_the_step_before(monkeypatch):
+    """What it does with a card's events, in order; on the CPU there is nothing to wait for."""
+    told, count = [], itertools.count()
+
+    class Event:
+        def __init__(self):
+            self.number = next(count)
+
+        def record(self):
+            told.append(("record", self.number))
+
+        def synchronize(self):
+            told.append(("wait", self.number))
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    throttle = device.Throttle("cpu")
+    throttle.queued()
+    assert throttle.ahead == 0 and not told
+    throttle = device.Throttle("cuda")
+    for _ in range(3):
+        throttle.queued()
+    assert throttle.ahead == 1
+    assert told == [("record", 0), ("record", 1), ("wait", 0), ("record", 2), ("wait", 1)]
 
 
 FAULTS = """

@@ -110,6 +110,9 @@ def test_converting_changes_no_parameter_and_says_what_stays():
         assert len(fp8.convert(model)) == 1  # a second time changes nothing
     with torch.autocast("cpu", torch.bfloat16):
         assert layers[0](draw(32, 32)).dtype == torch.bfloat16
+    biased = nn.Linear(32, 32)
+    biased.__class__ = fp8.Float8Linear
+    assert torch.equal(biased(draw(3, 32)), fp8.Product.apply(draw(3, 32), biased.weight, torch.float32) + biased.bias)
     make(value_embeddings=True, mlp_width=48).load_state_dict(model.state_dict())
     assert model(ids, Documents(None, None, 16)).isfinite().all()
 

@@ -53,7 +53,8 @@ def trained(folder, config, vocab_size=300):
         run.mkdir()
         (run / "config.json").write_text(json.dumps(to_dict(config)))
         model = build(config.model, vocab_size, config.objective.type != "masked", seed=0)
-        state = {"model": model.state_dict(), "vocab_size": vocab_size}
+        state = {"model": model.state_dict(), "vocab_size": vocab_size,
+                 "shape": {"layers": model.depth, "window": None, "rope_base": model.rope_base}}
         checkpoint.save(run / "checkpoints", state, step=1, run_id="r", keep=1)
     return run
 
