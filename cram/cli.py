@@ -22,6 +22,7 @@ from cram.pipeline import STAGES
 from cram.stages import Runner
 
 NAMES = tuple(stage.name for stage in STAGES)
+SHARED = "pretrain"  # the stage that several processes work on together
 VERBS = {
     "run": "bring every stage up to date: from raw text to the report",
     "measure": "read, normalise and measure the sources",
@@ -194,6 +195,9 @@ def _stages(verb: str, options) -> int:
             elif plan.state == "interrupted":
                 note = f"resume with: {again}"
             print(f"{plan.stage.name:<10} {'would run' if state == 'run' else state:<12} {note}")
+        return 0
+    if int(os.environ.get("RANK", "0")) > 0 and SHARED in [stage.name for stage in runner.chain(target)]:
+        runner.follow(SHARED, options.force)  # another process of torchrun's, the first, makes the rest
         return 0
     try:
         runner.run(target, options.force)

@@ -1,6 +1,6 @@
 """Past one card: the only place that knows of processes.
 
-``torchrun --nproc-per-node 4 -m cram run ... train.parallel=ddp`` starts the same program four times; a ``World`` tells
+``torchrun --nproc-per-node 4 -m cram pretrain ... train.parallel=ddp`` starts the same program four times; a ``World`` tells
 each copy its part. All communication is PyTorch's own.
 
     ddp    Every process holds the model and takes a part of the batch; gradients are averaged while the backward pass
@@ -11,13 +11,14 @@ each copy its part. All communication is PyTorch's own.
 
 Decisions that read a clock or a file are taken by process 0 and told to the others (``agree``, ``share``), so all of them
 take the same steps, save and stop at the same moment. Only process 0 writes; the others have a ``Follower`` in place of
-ledger and telemetry. Distributed parts of torch are imported when they are needed: they take most of a second.
+ledger, telemetry and record. Distributed parts of torch are imported when they are needed: they take most of a second.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ContextManager, Iterable, Iterator, Optional
@@ -63,13 +64,13 @@ class World:
                                 "model into the same folder: set train.parallel=ddp, fsdp or tp, or start without torchrun")
             return cls(kind=device_kind)
         if not launched:
-            raise CramError(f"train.parallel={train.parallel}: needs one process a card; start it with torchrun "
-                            f"--nproc-per-node 2 -m cram run NAME train.parallel={train.parallel}, or set train.parallel=none")
+            raise CramError(f"train.parallel={train.parallel}: needs one process a card; set train.parallel=none, or start "
+                            f"it with torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel={train.parallel}")
         if device_kind == "cuda":
             cards = torch.cuda.device_count()
             if local >= cards:
-                raise CramError(f"train.parallel={train.parallel}: process {local} of this machine has no card, there are {cards}; "
-                                f"start torchrun with --nproc-per-node {cards}")
+                raise CramError(f"train.parallel={train.parallel}: process {local} of this machine has no card, there are "
+                                f"{cards}; start torchrun with --nproc-per-node {cards}")
             torch.cuda.set_device(local)
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if device_kind == "cuda" else "gloo")
         mesh = torch.distributed.init_device_mesh(device_kind, (size,))
@@ -149,6 +150,8 @@ class World:
         if self.mode == "fsdp":
             from torch.distributed.fsdp import fully_shard
 
+            # True of the last norm's output, and harmless: nothing is written into it.
+            warnings.filterwarnings("ignore", r"FSDP2-wrapped module \(FSDPTransformer\) returned a view", UserWarning)
             for block in loss.model.blocks:
                 fully_shard(block, mesh=self.mesh)
             # What is left makes one group: embedding and head, which may be one matrix. As the root's group it stays
@@ -183,10 +186,10 @@ class World:
             for module in (model, *model.blocks):
                 module.reshard()
 
-    def whole(self, tensor: Any) -> Any:
-        """A tensor put together from its shards, on the CPU of process 0; None elsewhere. Other values pass unchanged.
-        Every process must ask."""
-        return parallel_state.whole(tensor, self.main)
+    def whole(self, value: Any) -> Any:
+        """A tensor, or a dict of them, put together from shards, on the CPU of process 0; None elsewhere. Other values pass
+        unchanged. Every process must ask."""
+        return parallel_state.whole(value, self.main)
 
     def model_state(self, model: nn.Module) -> dict[str, Tensor]:
         """The model's weights as a single process would save them, on the CPU of process 0; {} elsewhere."""
@@ -202,7 +205,8 @@ class World:
         self._reshard(model)
         return parallel_state.optimizer_states(model, optimizers, self.main)
 
-    def load_optimizer_states(self, model: nn.Module, optimizers: Iterable, states: Optional[dict[str, dict[str, Any]]]) -> None:
+    def load_optimizer_states(self, model: nn.Module, optimizers: Iterable,
+                              states: Optional[dict[str, dict[str, Any]]]) -> None:
         """Take up what ``optimizer_states`` gave to a world of any size. Learning rates and the like stay as configured."""
         parallel_state.load_optimizer_states(model, optimizers, states, self.share)
 
@@ -213,7 +217,7 @@ class World:
 
 
 class Follower:
-    """In place of ``Ledger`` and ``Telemetry`` on every process but 0: the same methods, no file, no cost, no time."""
+    """In place of ``Ledger``, ``Telemetry`` and ``Record`` on every process but 0: the same methods, no file, no cost."""
 
     spent = seconds = 0.0
     sessions = 1
@@ -231,5 +235,6 @@ class Follower:
     def _nothing(self, *_, **__) -> float:
         return 0.0
 
-    switch = measure_energy = count = checkpoint = resume = rollback = close = _nothing  # of the ledger
-    plan = train = validation = sample = end = progress = _nothing                       # of telemetry
+    switch = measure_energy = count = checkpoint = resume = roll_back = pay_for_teacher = close = _nothing  # of the ledger
+    plan = train = validation = sample = event = end = progress = _nothing  # of telemetry
+    add = cut = sync = _nothing  # of the record

@@ -61,9 +61,9 @@ def _replicate_input(layer: nn.Module, mesh) -> None:
 
 def _sum_gradient(parameter: nn.Parameter, mesh) -> None:
     """Each gradient that reaches the parameter becomes the sum over processes."""
-    from torch.distributed._functional_collectives import all_reduce
+    from torch.distributed._functional_collectives import all_reduce, wait_tensor
 
     def sum_up(gradient: Tensor) -> Tensor:
-        return all_reduce(gradient, "sum", mesh)
+        return wait_tensor(all_reduce(gradient, "sum", mesh))
 
     parameter.register_hook(sum_up)

@@ -22,14 +22,17 @@ Share = Callable[[Any], Any]  # process 0's value to every process
 
 
 def whole(value: Any, main: bool) -> Any:
-    """A copy of a tensor, put together from its shards, on the CPU: on process 0, None elsewhere; other values unchanged."""
+    """A copy of a tensor, put together from its shards, on the CPU: on process 0, None elsewhere; other values unchanged.
+    Of a dict, all that is in it."""
+    if isinstance(value, dict):
+        return {key: whole(part, main) for key, part in value.items()}
     if not isinstance(value, Tensor):
         return value
     full = value.detach().full_tensor() if hasattr(value, "full_tensor") else value.detach()
     return full.to("cpu", copy=True) if main else None
 
 
-def lay_out(full: Any, like: Tensor) -> Any:
+def lay_out(full: Any, like: Optional[Tensor]) -> Any:
     """A copy of a whole value that every process has: cut like ``like`` when that is distributed and of the same shape."""
     if not isinstance(full, Tensor):
         return full
@@ -70,7 +73,7 @@ def optimizer_states(model: nn.Module, optimizers: Iterable, main: bool) -> dict
     for optimizer in optimizers:
         names = _names(model, optimizer)
         for index, state in optimizer.state_dict()["state"].items():
-            states[names[index]] = {key: whole(value, main) for key, value in state.items()}
+            states[names[index]] = whole(state, main)
     return states if main else {}
 
 
@@ -87,14 +90,18 @@ def load_optimizer_states(model: nn.Module, optimizers: Iterable, states: Option
         for index, name in enumerate(_names(model, optimizer)):
             saved = share(states and states.get(name))
             if saved:
-                like = saved if keeps_whole else parameters[name]
+                like = None if keeps_whole else parameters[name]
                 mine[index] = {key: lay_out(value, like) for key, value in saved.items()}
         optimizer.load_state_dict({"state": mine, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _names(model: nn.Module, optimizer) -> list[str]:
     """Name of each parameter of an optimizer, in the order in which its state_dict counts them. An offloaded optimizer has
-    copies of the parameters, its ``masters``."""
+    copies of the parameters, its ``masters``; CramError when those are copies of shards."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    names |= {id(master): names[id(parameter)] for parameter, master in getattr(optimizer, "masters", {}).items()}
+    for parameter, master in getattr(optimizer, "masters", {}).items():
+        if hasattr(parameter, "full_tensor"):
+            raise CramError("optimizer.offload=true: each process would keep a part that no checkpoint can hold; "
+                            "use optimizer.offload=false, or train.parallel=ddp")
+        names[id(master)] = names[id(parameter)]
     return [names[id(parameter)] for group in optimizer.param_groups for parameter in group["params"]]

@@ -196,6 +196,20 @@ class Runner:
             artifacts.link(plan.folder, self.links / stage.name)
             plans[stage.name] = plan
 
+    def follow(self, shared: str, force: Optional[str] = None) -> None:
+        """In a process that is not the first of several (torchrun): wait until the first one has made what the stage
+        ``shared`` needs, take part in that stage, and make nothing else. Nothing when its result is there already."""
+        forced, plans = self._forced(force), {}
+        for stage in self.chain(shared):
+            while (plan := self._plan(stage, plans, forced & {shared})).state != "fresh" and stage.name != shared:
+                time.sleep(0.2)
+            plans[stage.name] = plan
+        if plan.state != "fresh":
+            inputs = {name: plans[name] for name in stage.inputs}
+            key = _key(self._identity(stage, {name: made.digest for name, made in inputs.items()}))
+            stage.function(view(stage, self.config), {name: made.folder for name, made in inputs.items()}, plan.folder, key,
+                           self.say)
+
     def _make(self, plan: Plan, inputs: Mapping[str, Plan]) -> Plan:
         stage, folder = plan.stage, plan.folder
         self.say(f"{stage.name}: {plan.reason}")

@@ -18,7 +18,7 @@ from cram.errors import CramError
 from cram.model import build
 from cram.objective import IGNORE
 from cram.ops import Documents, linear_cross_entropy
-from cram.optim import orthogonalise, partition
+from cram.optim import partition
 from cram.parallel import World
 
 MODES = ("ddp", "fsdp", "tp")
@@ -40,6 +40,7 @@ class Loss(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.resting = nn.Parameter(torch.zeros(2))  # gets no gradient, as a block of train.layer_schedule that does not run
 
     def forward(self, ids_N, documents, positions_K, labels_K, causal):
         x_ND = self.model(ids_N, documents)
@@ -64,6 +65,14 @@ def total_norm(tensors):
     return torch.linalg.vector_norm(torch.stack([n.full_tensor() if hasattr(n, "full_tensor") else n for n in norms]))
 
 
+def orthogonalise(matrix):
+    """Newton-Schulz, five steps of the cubic iteration."""
+    x = matrix / matrix.norm().clamp(min=1e-7)
+    for _ in range(5):
+        x = 1.5 * x - 0.5 * x @ x.mT @ x
+    return x
+
+
 class Muon(torch.optim.Optimizer):
     """Momentum of each matrix, whole, orthogonalised; plain and distributed parameters."""
 
@@ -76,11 +85,11 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(parameter)
                 momentum = state["momentum"].lerp_(parameter.grad, 0.05)
                 if not hasattr(momentum, "full_tensor"):
-                    parameter.sub_(group["lr"] * orthogonalise(momentum[None])[0])
+                    parameter.sub_(group["lr"] * orthogonalise(momentum))
                     continue
                 from torch.distributed.tensor import distribute_tensor
 
-                update = orthogonalise(momentum.full_tensor()[None])[0]
+                update = orthogonalise(momentum.full_tensor())
                 parameter.sub_(group["lr"] * distribute_tensor(
                     update, parameter.device_mesh, parameter.placements, src_data_rank=None))
 
@@ -196,17 +205,29 @@ def conversation(world):
             "share": world.share({"step": 7, "tensor": torch.arange(3)} if world.main else None)}
 
 
+def refusal(world):
+    """What each mode says to what it cannot do."""
+    try:
+        if world.mode == "tp":
+            world.wrap(Loss(build(config(False, kv_heads=1), VOCABULARY, False)))
+        else:  # offloaded: works on copies, kept by the parameters they are of
+            run = Run(world, causal=False)
+            masters = {parameter: nn.Parameter(torch.zeros(1)) for parameter in run.model.parameters()}
+            offloaded = torch.optim.AdamW(masters.values())
+            offloaded.masters = masters
+            world.optimizer_states(run.model, [offloaded])
+    except CramError as error:
+        return str(error)
+    return None
+
+
 def main(folder):
     torch.use_deterministic_algorithms(True)
     started = World.start(load("demo", [f"train.parallel={MODES[0]}"]).train, "cpu")
     for mode in MODES:
-        world = replace(started, mode=mode)
+        world = replace(started, mode=mode, resting=True)
         result = {"said": conversation(world), "runs": {causal: everything(world, causal) for causal in (False, True)}}
-        if mode == "tp":
-            try:
-                world.wrap(Loss(build(config(False, kv_heads=1), VOCABULARY, False)))
-            except CramError as error:
-                result["refused"] = str(error)
+        result["refused"] = refusal(world)
         torch.save(result, Path(folder) / f"{mode}-{world.rank}.pt")
     started.close()
     started.close()

@@ -15,6 +15,7 @@ from cram.config import load
 from cram.errors import CramError
 from cram.ledger import CATEGORIES, Ledger
 from cram.parallel import Follower, World
+from cram.record import Record
 from cram.telemetry import Telemetry
 from tests.cram import parallel_worker
 from tests.cram.parallel_worker import MICRO_BATCHES, MODES, SAVED_AT, STEPS, Run
@@ -35,7 +36,8 @@ def together(root, tmp_path_factory):
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
          str(root / "tests" / "cram" / "parallel_worker.py"), str(folder)],
-        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200)
+        cwd=root, env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+        timeout=200)
     assert done.returncode == 0, done.stderr
     return folder
 
@@ -98,7 +100,7 @@ def test_gradients_travel_once_a_step_and_activations_twice_a_layer(launched, ca
     mode, (main, _) = launched
     calls = main["runs"][causal]["calls"]
     if mode == "ddp":
-        assert calls == {"allreduce_": 2 + 1}  # all gradients fit in one bucket
+        assert calls == {"allreduce_": 2 + 1 + 1}  # all gradients in one bucket; which parameters got none
     if mode == "fsdp":  # each block and the rest: gathered for each forward pass, the blocks for each backward pass too
         assert calls["_reduce_scatter_base_"] == 3 and calls["_allgather_base_"] == (MICRO_BATCHES // 2) * (3 + 2)
     if mode == "tp":  # a layer sums two outputs, two input gradients, two gains
@@ -115,7 +117,14 @@ def test_what_the_processes_tell_each_other(launched):
         assert said["any"] == (True, False)
         assert said["sum"] == (10 + rank if mode == "tp" else 21)
         assert said["share"]["step"] == 7 and torch.equal(said["share"]["tensor"], torch.arange(3))
-    assert mode != "tp" or all("model.kv_heads is 1" in result["refused"] for result in results)
+
+
+@pytest.mark.slow
+def test_what_cannot_be_split_is_refused_on_every_process(launched):
+    mode, results = launched
+    told = {"ddp": None, "fsdp": "optimizer.offload=true", "tp": "model.kv_heads is 1, which 2 processes"}[mode]
+    for result in results:
+        assert result["refused"] is None if told is None else told in result["refused"]
 
 
 def test_a_process_on_its_own_changes_nothing():
@@ -128,7 +137,7 @@ def test_a_process_on_its_own_changes_nothing():
 
 
 @pytest.mark.parametrize("mode, environment, cards, message", [
-    ("ddp", {}, 0, "torchrun --nproc-per-node 2 -m cram run NAME train.parallel=ddp"),
+    ("ddp", {}, 0, "torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel=ddp"),
     ("none", {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1"}, 0, "torchrun started 2 processes"),
     ("fsdp", {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3"}, 2, "--nproc-per-node 2")])
 def test_a_wrong_start_is_refused_with_the_right_command(monkeypatch, mode, environment, cards, message):
@@ -158,9 +167,9 @@ def test_a_state_is_a_copy_that_training_does_not_change():
     assert other.losses == run.losses[1:]
 
 
-def test_a_follower_answers_to_all_that_ledger_and_telemetry_do_and_writes_nothing(tmp_path):
+def test_a_follower_answers_to_all_that_the_first_process_writes_with_and_writes_nothing(tmp_path):
     follower = Follower(Budget.parse("10 steps"), tmp_path / "ledger.jsonl")
-    for kind in (Ledger, Telemetry):
+    for kind in (Ledger, Telemetry, Record):
         assert {name for name in vars(kind) if not name.startswith("_")} <= set(dir(follower))
     with follower.account("saving"):
         follower.count(steps=1, tokens=2, flops=3.0)
