@@ -62,13 +62,14 @@ def explode(ground: Ground, rng: random.Random) -> Result:
 
 def out_of_memory(ground: Ground, rng: random.Random) -> Result:
     """The first micro-batch does not fit: smaller ones do, and give what they would have given from the start."""
-    budget, peak = "4 steps", [0]
+    budget, peaks = "4 steps", [(0, 0)]
     process = ground.trial(budget, BIG).start()
-    process.wait_until(lambda: peak.append(address_space(process)))
+    process.wait_until(lambda: peaks.append((address_space(process), "plan: " not in process.output())))
     process.wait()
+    built, most = (max(size for size, early in peaks if early or whole) for whole in (False, True))
     trial = ground.trial(budget, BIG)
     process = trial.start()
-    limit = max(peak) - 60_000_000 - rng.randint(0, 20_000_000)
+    limit = built + round((most - built) * rng.uniform(0.4, 0.7))
     resource.prlimit(process.pid, resource.RLIMIT_AS, (limit, limit))
     code = process.wait()
     smaller = re.findall(r"step (\d+): out of memory: micro-batches of ([\d,]+) tokens", process.output())
