@@ -6,13 +6,24 @@ import time
 from pathlib import Path
 from typing import Callable, Optional
 
+import torch
+
 from cram import checkpoint
 from cram.errors import CramError
 from cram.learner import Learner
 from cram.ledger import Ledger
+from cram.model import Transformer
 from cram.pace import Pace
 from cram.parallel import Follower, World
 from cram.record import Position, Record
+
+
+def prove_room(config, run_dir: Path, vocab_size: int) -> None:
+    """Before the clock starts: CramError unless the disk can hold all checkpoints at once."""
+    with torch.device("meta"):
+        outline = Transformer(config.model, vocab_size, config.objective.type != "masked")
+    largest = checkpoint.most_bytes(outline, config)
+    checkpoint.refuse_full_disk(run_dir / "checkpoints", (config.train.keep_checkpoints + 1) * largest)
 
 
 class Keeper:
@@ -40,9 +51,6 @@ class Keeper:
             self.record.sync(self.at.jumps)
             state = {**self.learner.state_dict(), "at": self.at.state_dict(), "pace": self.pace.state_dict()}
             if self.world.main:
-                if self.saved_step is None and not self.at.step:  # the moments of the optimizers are yet to come
-                    room = checkpoint.state_bytes(state) + 2 * checkpoint.state_bytes(state["model"])
-                    checkpoint.refuse_full_disk(self.folder, (self.config.train.keep_checkpoints + 1) * room)
                 self.ledger.checkpoint(self.at.step)
                 checkpoint.save(self.folder, state, step=self.at.step, run_id=self.run_id,
                                 keep=self.config.train.keep_checkpoints, say=self.say)
@@ -54,7 +62,8 @@ class Keeper:
         since. Returns the seconds lost. Raises CramError when the run has done so too often, or no checkpoint is left."""
         at, train = self.at, self.config.train
         if at.rollbacks < train.rollback_limit:
-            if at.jumps and at.jumps[-1][0] == self.saved_step and self.world.main:
+            stuck = at.jumps and at.jumps[-1][0] == self.saved_step
+            if stuck and self.world.main and len(checkpoint.list_checkpoints(self.folder)) > 1:  # the last one stays
                 checkpoint.set_aside(self.folder, at.jumps[-1][0], "exploded")
             if (state := self._newest()) is not None:
                 first_row, rollbacks = at.first_row, at.rollbacks + 1

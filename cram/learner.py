@@ -56,6 +56,9 @@ class Learner:
                 part.compile(dynamic=False)
         self.loss = world.wrap(self.loss)
         self.optimizers = Optimizers(self.model, config.optimizer)
+        if self.optimizers.fused and device.scaled:
+            raise CramError("optimizer.fused_backward=true: this card trains in float16, where an overflow shows after the updates; "
+                            "use train.precision=fp32, or optimizer.fused_backward=false")
         self.loss_scale = LossScale(device.scaled, device=device.kind)
         self.guard = Guard(train, device.kind)
         self.ema = EMA(self.model, train.ema) if train.ema is not None else None

@@ -34,7 +34,7 @@ from typing import Callable, Iterator, Optional
 from cram.audit import Summary, read_ledger, row_hash
 from cram.budget import Budget
 from cram.errors import CramError
-from data_prep.files import replace_durably
+from data_prep.files import append_durably, replace_durably
 
 CATEGORIES = ("setup", "compile", "steps", "validation", "saving", "data_wait", "teacher", "lost")
 WORK = ("steps", "tokens", "flops")
@@ -58,6 +58,7 @@ class Ledger:
         self._energy, self._joules = (lambda: None), None
         # rows are written one at a time, in order; the loop goes on counting while the disk writes. Taken in this order.
         self._writing, self._lock, self._stop = threading.RLock(), threading.RLock(), threading.Event()
+        self._unwritten: Optional[OSError] = None  # why the latest heartbeat is not in the file
         self._category, self._since = "setup", clock()
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() or path.with_suffix(".head").exists():
@@ -137,7 +138,9 @@ class Ledger:
             self._energy, self._joules = energy, energy()
 
     def count(self, *, steps: int = 0, tokens: int = 0, flops: float = 0.0) -> None:
-        """Add finished work."""
+        """Add finished work. CramError while the disk takes no heartbeat: a run must not go on that could not be charged."""
+        if (error := self._unwritten) is not None:
+            raise CramError(f"{self.path}: cannot be written ({error.strerror}); make room and run the same command again")
         with self._lock:
             self._work["steps"] += steps
             self._work["tokens"] += tokens
@@ -207,7 +210,11 @@ class Ledger:
 
     def _beat(self, interval: float) -> None:
         while not self._stop.wait(interval):
-            self._append("heartbeat")
+            try:
+                self._append("heartbeat")
+                self._unwritten = None
+            except OSError as error:  # a full disk: ``count`` stops the run, unless the next beat tells the whole time
+                self._unwritten = error
 
     def _append(self, kind: str, **more) -> None:
         with self._writing:
@@ -223,12 +230,11 @@ class Ledger:
                    "seconds": round(sum(account.values()), 6), "account": account, **work, **more,
                    "prev": self._rows[-1]["hash"] if self._rows else ""}
             row["hash"] = row_hash(row)
-            descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                os.write(descriptor, json.dumps(row, sort_keys=True).encode() + b"\n")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            whole = append_durably(self.path, json.dumps(row, sort_keys=True).encode() + b"\n")
             head = {"row": row["row"], "hash": row["hash"]}
-            replace_durably(self.path.with_suffix(".head"), json.dumps(head).encode())
+            try:
+                replace_durably(self.path.with_suffix(".head"), json.dumps(head).encode())
+            except OSError:
+                os.truncate(self.path, whole)  # no row without its head
+                raise
             self._rows.append(row)

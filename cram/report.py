@@ -45,7 +45,7 @@ def write_report(config: Config, text_dir: Path, tokenizer_dir: Path, data_dir: 
         *(("text", remark) for remark in score_remarks(scores)), *_phenomena(scores["minimal_pairs"]),
         ("section", "Loss against budget"),
         ("figure", "curves", curves, "training and validation loss, and the learning rate, against the budget spent"),
-        ("section", "What it cost"), *_account(config, ledger),
+        ("section", "What it cost"), *_account(config, ledger), *_events(rows),
         ("section", "Samples"), *_samples(samples),
         ("section", "Data"), *_data(data),
         ("section", "Configuration"),
@@ -71,7 +71,7 @@ def draw_curves(rows: list[dict], unigram: float) -> str:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
 
-    train = [row for row in rows if row["kind"] == "train"]
+    train = [row for row in rows if row["kind"] == "train" and row["loss"] is not None]  # None: every step was skipped
     validation = [row for row in rows if row["kind"] == "validation"]
     if not train:
         raise CramError("metrics.jsonl holds no training step; run the pretrain stage again with a larger budget")
@@ -135,8 +135,8 @@ def _phenomena(pairs: dict) -> list[tuple]:
 
 
 def _account(config: Config, ledger: Summary) -> list[tuple]:
-    rows = [[name, f"{ledger.account[name]:,.1f}", f"{100 * ledger.account[name] / ledger.seconds:.1f}%"]
-            for name in CATEGORIES]
+    account = dict.fromkeys(CATEGORIES, 0.0) | ledger.account
+    rows = [[name, f"{account[name]:,.1f}", f"{100 * account[name] / ledger.seconds:.1f}%"] for name in CATEGORIES]
     facts = [f"{ledger.sessions} session{'s' * (ledger.sessions != 1)}", f"ended by: {ledger.reason or 'not closed'}",
              f"lost work {ledger.account['lost']:.1f} s"]
     if ledger.energy_joules is not None:
@@ -145,6 +145,12 @@ def _account(config: Config, ledger: Summary) -> list[tuple]:
         facts.append(f"cost {ledger.seconds / 3600 * config.telemetry.usd_per_hour:.2f} USD")
     return [("table", ["charged to", "seconds", "share"], [*rows, ["together", f"{ledger.seconds:,.1f}", "100%"]]),
             ("text", "; ".join(facts) + ".")]
+
+
+def _events(rows: list[dict]) -> list[tuple]:
+    """What should not happen every day: skipped steps, roll-backs, memory that ran out."""
+    events = [[f"{row['step']:,}", row["event"], row["told"]] for row in rows if row["kind"] == "event"]
+    return [("section", "Events"), ("table", ["step", "event", "what happened"], events)] if events else []
 
 
 def _samples(samples: list[dict]) -> list[tuple]:

@@ -30,7 +30,7 @@ from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
 from cram.interrupt import Interrupted, StopSignal
-from cram.keeper import Keeper
+from cram.keeper import Keeper, prove_room
 from cram.learner import Learner, hire_teacher
 from cram.audit import read_ledger
 from cram.ledger import Ledger
@@ -70,18 +70,17 @@ def _spend(config, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: P
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     ledger = Follower(Budget.parse(config.budget), run_dir)
     if world.main:
+        prove_room(config, run_dir, shards.vocab_size)
         replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
         ledger = Ledger(run_dir / "ledger.jsonl", Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
                         world_size=world.size)
     try:
         device = choose_device(config.train)
         ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say, world.size))
-        day = Day(config, device, world, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
-        try:
-            with StopSignal() as stop:
+        with StopSignal() as stop:  # also while the model is built: it leaves at the first step
+            day = Day(config, device, world, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
+            with contextlib.closing(day):
                 day.run(stop)
-        finally:
-            day.close()
     except BaseException as error:  # whatever ends the session, the ledger names it
         ledger.close(f"stopped by {type(error).__name__}")
         raise

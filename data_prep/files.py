@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -26,6 +27,23 @@ def replace_durably(path: Path, content: bytes) -> None:
         os.fsync(file.fileno())
     os.replace(temporary, path)
     sync(path.parent)
+
+
+def append_durably(path: Path, content: bytes) -> int:
+    """Append and fsync, all of it or, on a full disk (OSError), nothing. Returns the size that the file had before."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            if os.write(descriptor, content) < len(content):  # what fitted was written
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+        return before
+    finally:
+        os.close(descriptor)
 
 
 def file_hash(path: Path) -> str:

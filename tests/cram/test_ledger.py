@@ -1,16 +1,20 @@
 """The ledger: nothing spent is forgotten, nothing edited goes unnoticed, under any crash schedule."""
 
+import errno
 import json
 import math
+import os
+import time
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cram.budget import Budget
+import cram.ledger
 from cram.audit import read_ledger
-from cram.ledger import CATEGORIES, Ledger
+from cram.budget import Budget
 from cram.errors import CramError
+from cram.ledger import CATEGORIES, Ledger
 
 
 class FakeClock:
@@ -354,3 +358,34 @@ def test_a_teacher_is_paid_once_in_every_unit_and_stays_paid(tmp_path, budget, s
     with pytest.raises(CramError, match="has paid for the teacher.*use that teacher"):
         ledger.pay_for_teacher(bill)
     ledger.close("interrupted")
+
+
+@pytest.mark.parametrize("full", ["no row", "half a row", "no head"])
+def test_a_full_disk_tears_nothing_and_the_time_is_told_later(tmp_path, monkeypatch, full):
+    clock, path = FakeClock(), tmp_path / "ledger.jsonl"
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=0.01, clock=clock)
+    real, replace = os.write, cram.ledger.replace_durably
+
+    def write(descriptor, content):
+        if full == "half a row":
+            return real(descriptor, content[:50])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def no_head(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    with monkeypatch.context() as disk:
+        disk.setattr(cram.ledger, "replace_durably", no_head) if full == "no head" else disk.setattr(os, "write", write)
+        clock.now += 7
+        with pytest.raises(OSError, match="No space"):
+            ledger.checkpoint(1)
+        time.sleep(0.1)  # heartbeats fail
+        with pytest.raises(CramError, match="cannot be written.*make room and run the same command again"):
+            ledger.count(steps=1)
+    assert cram.ledger.replace_durably is replace
+    clock.now += 1
+    size = path.stat().st_size
+    time.sleep(0.05)
+    assert path.stat().st_size > size  # and go on
+    ledger.count(steps=1)
+    ledger.close("finished")
+    assert read_ledger(path).seconds == 8

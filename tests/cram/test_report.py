@@ -148,6 +148,17 @@ def test_curves_are_the_means_of_what_was_logged():
     assert _smooth(rows, "loss") == (pytest.approx([0.2, 50.0, 100.0]), [8.0, 4.0, 3.0])
 
 
+def test_events_are_told_and_a_stretch_without_a_loss_is_left_out_of_the_curve(run):
+    folder = run[0] / "pretrain"
+    assert "Events" not in (report(run)[0] / "report.md").read_text()
+    rows = [{"kind": "event", "step": 30, "event": "rolled back", "told": "on from here", "spent": 70.0},
+            {"kind": "train", "step": 41, "progress": 0.95, "spent": 95.0, "loss": None, "lr": 1e-5, "muon_lr": None}]
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+    page = (report(run)[0] / "report.md").read_text()
+    assert "## Events" in page and "rolled back" in page and "on from here" in page
+
+
 @pytest.mark.parametrize("missing", ["data/manifest.json", "evaluate/scores.json", "pretrain/metrics.jsonl"])
 def test_a_missing_file_is_named_and_nothing_is_written(run, missing):
     (run[0] / missing).unlink()
