@@ -158,7 +158,9 @@ class Batches:
         ids_RL, special, hybrid = tokens_BT1[:, :-1].reshape(-1, length), self.shards.special, self.objective.type == "hybrid"
         start_N, end_N = document_bounds(ids_RL, special["cls"], special["pad"])
         allowed_N = start_N < np.arange(len(start_N)) if hybrid else np.ones(len(start_N), bool)  # has it a position before?
-        inputs_N, positions_K, labels_K = hide_tokens(ids_RL, allowed_N.reshape(ids_RL.shape), count, noise, self.corruption)
+        padding_R = np.count_nonzero(ids_RL == special["pad"], axis=1)
+        inputs_N, positions_K, labels_K = hide_tokens(ids_RL, allowed_N.reshape(ids_RL.shape), count, noise, self.corruption,
+                                                      padding_R)
         return inputs_N, start_N, end_N, np.where(labels_K != IGNORE, positions_K - hybrid, 0), labels_K
 
     def _to_device(self, arrays: tuple, length: int, causal: bool) -> MicroBatch:

@@ -62,6 +62,7 @@ class Learner:
         self.loss_scale = LossScale(device.scaled, device=device.kind)
         self.guard = Guard(train, device.kind)
         self.ema = EMA(self.model, train.ema) if train.ema is not None else None
+        self._flops: dict[tuple, float] = {}
         self._skip: Optional[Tensor] = None  # the guard's verdict on a fused backward pass
         self._averaged: Optional[Transformer] = None
 
@@ -122,13 +123,20 @@ class Learner:
         return micro_tokens // divisor
 
     def flops(self, shape: Shape, kinds: list[bool]) -> float:
-        """FLOPs of a step by formula. kinds: of its micro-batches, whether each is causal."""
-        def per_token(model: Transformer, causal: bool) -> float:
-            return model.flops_per_token(shape.row, predicted_fraction(causal, shape.mask_rate, shape.row), causal)
+        """FLOPs of a step by formula, whether or not the model has that shape now. kinds: of its micro-batches, whether each
+        is causal."""
+        key = (shape, sum(kinds), len(kinds))
+        if key not in self._flops:  # a walk over all parameters: once for each shape, not every step
+            take_on(self.model, shape)
+            each = {causal: self._flops_per_token(shape, causal) for causal in set(kinds)}
+            take_on(self.model, self.shape)
+            self._flops[key] = shape.tokens * sum(each[causal] for causal in kinds) / len(kinds)
+        return self._flops[key]
 
-        each = [per_token(self.model, causal) + (per_token(self.teacher, causal) / 3 if self.teacher else 0.0)  # forward alone
-                for causal in kinds]
-        return shape.tokens * sum(each) / len(each)
+    def _flops_per_token(self, shape: Shape, causal: bool) -> float:
+        asked = shape.row, predicted_fraction(causal, shape.mask_rate, shape.row), causal
+        taught = self.teacher.flops_per_token(*asked) / 3 if self.teacher else 0.0  # forward alone
+        return self.model.flops_per_token(*asked) + taught
 
     def looked_at(self) -> Transformer:
         """The model whose weights are scored: this one, or a copy with the averages."""

@@ -9,6 +9,7 @@ Axes: R rows, T tokens a row, N = R T, K predictions (a fixed number, so that sh
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Optional
 
 import numpy as np
 
@@ -58,9 +59,10 @@ def hidden_count(mask_rate: float, length: int) -> int:
     return max(1, round(mask_rate * length))
 
 
-def hide_tokens(ids_RT: np.ndarray, allowed_RT: np.ndarray, count: int, noise: Noise, corruption: Corruption
-                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Hide ``count`` tokens of each row, of those that are allowed and not special.
+def hide_tokens(ids_RT: np.ndarray, allowed_RT: np.ndarray, count: int, noise: Noise, corruption: Corruption,
+                padding_R: Optional[np.ndarray] = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Hide ``count`` tokens of each row, of those that are allowed and not special; in a row with padding (padding_R: how
+    many tokens of it) so much fewer.
 
     Returns inputs int64 [N], positions int64 [K = R count], ascending within a row, and labels int64 [K]. In a row where
     fewer than ``count`` can be hidden, the surplus slots point at position 0 with label IGNORE.
@@ -69,6 +71,9 @@ def hide_tokens(ids_RT: np.ndarray, allowed_RT: np.ndarray, count: int, noise: N
     key_RT = noise.order_RT.astype(np.uint64) << np.uint64(32) | np.arange(length, dtype=np.uint64)
     key_RT[~allowed_RT | (ids_RT < corruption.protected)] |= BARRED
     key_RC = np.partition(key_RT, count - 1, axis=1)[:, :count]
+    if padding_R is not None and padding_R.any():
+        most_R = np.maximum(1, np.rint(count * (1 - padding_R / length))).astype(np.int64)
+        key_RC = np.where(np.arange(count) < most_R[:, None], np.sort(key_RC, axis=1), BARRED)
     place_RC = np.sort(np.where(key_RC < BARRED, key_RC & PLACE, length).astype(np.int64), axis=1)
     real_K = (place_RC < length).reshape(-1)
     hidden = (place_RC + np.arange(rows)[:, None] * length).reshape(-1)[real_K]

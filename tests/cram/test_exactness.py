@@ -197,3 +197,16 @@ def test_out_of_memory_halves_the_micro_batch_and_nothing_else(tiny, small_confi
     monkeypatch.setattr(cram.learner.Loss, "forward", lambda *_: small_card(None, range(1000)))
     with pytest.raises(CramError, match="out of memory with micro-batches of 32 tokens"):
         run(config, tiny, tmp_path / "none")
+
+
+def test_a_step_costs_what_its_own_shape_costs(tiny, small_config, tmp_path):
+    """Also the one before which layers are stacked, rows lengthen and windows open: it is charged as the new shape."""
+    config = small_config("train.layer_schedule=[[0, 1], [0.5, 2]]", "train.sequence_schedule=[[0, 8], [0.5, 32]]",
+                          "objective.type=causal", "optimizer.type=adamw", "telemetry.log_every=1", budget="10 steps")
+    run(config, tiny, tmp_path)
+    from cram.checkpoint import load_model
+    model = load_model(tmp_path)
+    late = model.flops_per_token(32, 1.0)
+    model.depth = 1
+    early = model.flops_per_token(8, 1.0)
+    assert read_ledger(tmp_path / "ledger.jsonl").flops == pytest.approx(5 * 512 * (early + late)) and late > 1.5 * early

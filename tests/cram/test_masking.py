@@ -84,3 +84,15 @@ def test_evaluation_masks_never_change():
     expected[chosen] = np.where(fate < 0.8, 4, np.where(fate < 0.8 + 0.1, random_ids, ids[chosen]))
     inputs, positions, labels = hide_once(ids, 75, np.random.default_rng(0), Corruption(4, SPECIAL, 1000))
     assert np.array_equal(inputs, expected) and np.array_equal(positions, chosen) and np.array_equal(labels, ids[chosen])
+
+
+def test_of_a_row_with_padding_the_same_share_of_the_real_tokens_is_hidden():
+    ids_RT = np.full((3, 100), 7)
+    ids_RT[1, 60:], ids_RT[2, 2:] = 0, 0
+    corruption = Corruption(mask_id=4, protected=5, vocab_size=50)
+    noise = Noise.draw(np.random.default_rng(0), 3, 100, corruption)
+    _, positions_K, labels_K = hide_tokens(ids_RT, np.ones((3, 100), bool), 30, noise, corruption, np.array([0, 40, 98]))
+    hidden = [int((labels_K[row * 30:(row + 1) * 30] != IGNORE).sum()) for row in range(3)]
+    assert hidden == [30, 18, 1]
+    _, full_K, _ = hide_tokens(ids_RT[:1], np.ones((1, 100), bool), 30, noise.rows(0, 1), corruption)
+    assert (positions_K[:30] == full_K).all()  # rows without padding are as ever
