@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Callable
 
 from cram import checkpoint
+from cram.audit import Summary, read_ledger
 from cram.budget import Budget
 from cram.config import to_dict
 from cram.errors import CramError
-from cram.audit import Summary, read_ledger
 from cram.ledger import Ledger
 from cram.telemetry import Telemetry
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from cram import fp8
+from cram.audit import Summary, read_ledger
 from cram.checkpoint import load_model
 from cram.device import Device
 from cram.ema import EMA
 from cram.errors import CramError
 from cram.guard import Guard
-from cram.audit import Summary, read_ledger
 from cram.loss_scale import LossScale
 from cram.model import Transformer, build, refuse_attention
 from cram.objective import Loss, predicted_fraction

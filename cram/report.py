@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any, Callable
 
 from cram import __version__
-from cram.budget import Budget
 from cram.audit import Summary, read_ledger
-from cram.ledger import CATEGORIES
+from cram.budget import Budget
 from cram.errors import CramError
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
+from cram.ledger import CATEGORIES
 from data_prep.files import replace_durably
 from cram.report_page import INK, to_html, to_markdown
 from cram.schema import Config

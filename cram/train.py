@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from cram import schedule
+from cram.audit import read_ledger
 from cram.batches import Batches
 from cram.budget import Budget
 from cram.config import to_dict
@@ -32,7 +33,6 @@ from cram.evaluate.samples import one_sample
 from cram.interrupt import Interrupted, StopSignal
 from cram.keeper import Keeper, prove_room
 from cram.learner import Learner, hire_teacher
-from cram.audit import read_ledger
 from cram.ledger import Ledger
 from cram.logbook import Logbook
 from cram.objective import step_kinds

@@ -79,6 +79,13 @@ SWITCHES = (
     Switch("no batch ramp", _RAMP, scaled={"train.batch_start_tokens": (None, 256)}, both=_MICRO),
     Switch("batch ramp of the day", _RAMP, of="bert_day", scaled={"train.batch_start_tokens": (512, 256)}, both=_MICRO),
     Switch("row length", ("train.sequence_length",), of="gpt_day", on=CAUSAL, scaled={"train.sequence_length": (512, 128)}),
+    # not default: what gained most for peers, on trial
+    *(Switch(f"on trial: {name}", (key,), on=on, scaled={key: (value, off)}) for name, key, value, off, on in (
+        ("squared ReLU", "model.mlp", "relu2", "geglu", BOTH), ("untied head", "model.tied", False, True, CAUSAL),
+        ("value embeddings", "model.value_embeddings", True, False, BOTH),
+        ("residual scalars", "model.residual_scalars", True, False, BOTH),
+        ("softcap 15", "model.logit_softcap", 15.0, None, CAUSAL), ("z-loss", "objective.z_loss", 1e-4, 0.0, CAUSAL),
+        ("cautious decay", "optimizer.cautious", True, False, BOTH))),
 )
 # Keys (or sections) that may differ without a comparison, and why.
 NO_TECHNIQUE = {
@@ -101,6 +108,7 @@ VIEW = {"title": "What the defaults are worth", "rounds": "{repeats} seed(s), ea
                     ["time, ratio", "time_ratio", ".2f"]]}
 NOTES = ["Loss: nats a predicted held-out token (masked models: 15% hidden, whatever training used). Gain: the loss with "
          "cramming's value less ours, paired by seed; positive: the default is better.",
+         "on trial: the default column is a switch that is off; a gain says that it might be on.",
          "Verdict: better or worse where Student's 95% interval of the mean gain leaves out 0, else cannot tell. Of so many "
          "comparisons one or two will be wrong.",
          "Time: seconds that the same FLOPs take at a run's median speed, default over cramming's, median over seeds; above 1 "

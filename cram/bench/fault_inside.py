@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 from cram import checkpoint
+from cram.audit import read_ledger
 from cram.bench import fault_hooks
 from cram.bench.fault_runs import Ground, Process, Result, Trial, last_line
-from cram.audit import read_ledger
 
 BIG = ("train.batch_tokens=65536", "train.micro_batch_tokens=65536")
 

@@ -27,8 +27,8 @@ import torch
 
 import cram
 from cram import checkpoint
-from cram.errors import CramError
 from cram.audit import Summary, read_ledger
+from cram.errors import CramError
 from cram.telemetry import read_metrics
 
 WORDS = ("model attention layer token budget gradient update step matrix vector sample batch loss rate mask row head key "

@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence
 
+from cram.audit import read_ledger
 from cram.bench.fault_kinds import FAULTS
 from cram.bench.fault_runs import Ground, Result
 from cram.bench.measure import attempt
 from cram.errors import CramError
-from cram.audit import read_ledger
 
 BUDGETS = ("400 steps", "40s", "200000 tokens", "4.8e10 flops")
 KILLS_A_RUN = 25

@@ -20,10 +20,10 @@ import time
 from collections import defaultdict
 from typing import Any, Callable, Iterator, Sequence
 
+from cram.audit import read_ledger
 from cram.bench.measure import attempt
 from cram.bench.runs import PLAIN, bring, workplace
 from cram.errors import CramError
-from cram.audit import read_ledger
 
 DEVICE, BATCH, LEDGER, TELEMETRY, PACE, REST = "device work", "batch wait", "ledger", "telemetry", "schedule, pace", "rest"
 ASIDE = "saving, validation"            # paid by the clock, not by the step

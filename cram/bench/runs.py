@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, NamedTuple, Optional, Sequence
 
-from cram.config import load
 from cram.audit import Summary, read_ledger
+from cram.config import load
 from cram.telemetry import read_metrics
 
 # Nothing but training and the held-out score, on one thread.

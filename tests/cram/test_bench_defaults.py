@@ -30,7 +30,7 @@ def test_a_new_default_would_be_missed():
 
 def test_only_what_is_there_is_named():
     assert set(NO_TECHNIQUE) <= {*KEYS, *SECTIONS}
-    compared = {key for switch in SWITCHES for key in switch.keys}
+    compared = {key for switch in SWITCHES if not switch.name.startswith("on trial") for key in switch.keys}
     differing = {key for recipe in RECIPES for key, *_ in differences(load(recipe), load(BASELINE))}
     assert compared - differing == {"schedule.decay"}, "moves with the schedule"
     assert not compared & set(NO_TECHNIQUE)

@@ -6,8 +6,8 @@ import torch
 
 import cram.learner
 import cram.train
-from cram.errors import CramError
 from cram.audit import read_ledger
+from cram.errors import CramError
 from cram.telemetry import read_metrics
 from tests.cram.running import restore_torch, run, same, state, stop_in_step, stopped, weights  # noqa: F401 (fixtures)
 

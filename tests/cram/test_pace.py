@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from cram.budget import Budget
 from cram.audit import read_ledger
+from cram.budget import Budget
 from cram.ledger import Ledger
 from cram.pace import Pace
 from cram.schema import Train
