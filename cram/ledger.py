@@ -67,9 +67,9 @@ class Ledger:
             self._rows: list[dict] = []
             self._account = dict.fromkeys(CATEGORIES, 0.0)
             self._work = {"steps": 0, "tokens": 0, "flops": 0.0, "energy_joules": None}
+        self._opened = dict(self._account)  # the account when this session began
         self._append("open", budget=budget.text, run_id=run_id, world_size=world_size, heartbeat=heartbeat,
                      pid=os.getpid(), host=socket.gethostname())
-        self._opened = dict(self._account)  # the account when this session began
         self._thread = threading.Thread(target=self._beat, args=(heartbeat,), daemon=True, name="ledger heartbeat")
         self._thread.start()
 

@@ -58,7 +58,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--faults", type=lambda text: text.split(","), metavar="A,B", help="faults: these alone")
     parser.add_argument("--kills", type=_positive, help="faults: also so many kill -9 at random moments, over all kinds of "
                         "budget")
-    parser.add_argument("--budget", help="filters, defaults: budget of every run (default: '400 steps', '1e12 flops')")
+    parser.add_argument("--budget", help="filters, defaults: budget of every run (default: '400 steps', '1.2e12 flops')")
     options = parser.parse_args(arguments)
     if (options.what == "render") != (options.file is not None):
         raise CramError(f"cram bench {options.what} takes no file, got '{options.file}'; see 'cram bench --help'"
@@ -203,7 +203,7 @@ def _run_bench(options: argparse.Namespace) -> _Bench:
 
     if options.what == "defaults":
         text = runs.text(options.files, ("networkx",) if options.quick else ())
-        plan = defaults.Plan(budget=options.budget or defaults.Plan.budget, overrides=text)
+        plan = defaults.Plan(budget=options.budget or defaults.Plan.budget, overrides=(*defaults.SMALLER, *text))
         if options.quick:
             plan = defaults.Plan(options.budget or "8 steps", defaults.QUICK_SWITCHES, (*defaults.QUICK, *text))
         return _Bench(defaults.VIEW, [*defaults.NOTES, plan.told()], {"cpu": 3, "cuda": 3},

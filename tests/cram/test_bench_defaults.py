@@ -56,7 +56,7 @@ def test_shared_arms_are_run_once():
     arms = list(plan.arms())
     assert len(arms) == len(set(arms)) < 2 * len(ARMS)
     assert sum(arm == ("demo", ()) for arm in arms) == 1 and arms[0] == ("demo", ())
-    assert plan.expected(3) == f"{3 * len(arms)} runs of 1e12 flops, about {3 * len(arms) * 30 / 60:.0f} min"
+    assert plan.expected(3) == f"{3 * len(arms)} runs of 1.2e12 flops, about {3 * len(arms) * 35 / 60:.0f} min"
     assert dataclasses.replace(plan, budget="8 steps").expected(1) == f"{len(arms)} runs of 8 steps"
 
 

@@ -40,6 +40,14 @@ def child(config, tiny, folder):
                              str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
+def until_plan(process):
+    """Wait until the child is about to take its first step."""
+    lines = []
+    while not lines or not lines[-1].startswith("plan"):
+        lines.append(process.stdout.readline())
+        assert lines[-1], "".join(lines)  # it has died
+
+
 @pytest.mark.parametrize("objective", ["masked", "causal"])
 def test_a_step_budget_is_used_exactly_and_the_loss_falls(tiny, small_config, tmp_path, objective):
     config = small_config(f"objective.type={objective}", "objective.mask_rate=0.3", budget="40 steps")
@@ -94,8 +102,7 @@ def test_killed_and_resumed_equals_straight_bit_for_bit(tiny, small_config, tmp_
     rng = random.Random(micro)
     for kills in range(2):
         process = child(config, tiny, tmp_path / "killed")
-        while not (line := process.stdout.readline()).startswith("plan"):
-            assert process.poll() is None, line
+        until_plan(process)
         time.sleep(rng.uniform(0.1, 0.8))
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -126,8 +133,7 @@ def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_
     config = small_config("train.checkpoint_every=0.3", budget="12s")
     for wait in (0.7, 1.1):
         process = child(config, tiny, tmp_path)
-        while not process.stdout.readline().startswith("plan"):
-            pass
+        until_plan(process)
         time.sleep(wait)
         process.send_signal(signal.SIGKILL)
         process.wait()
@@ -143,8 +149,7 @@ def test_killed_under_a_clock_it_ends_inside_the_budget_and_the_loss_of_time_is_
 def test_a_signal_saves_and_leaves_with_143_and_the_rest_follows(tiny, small_config, tmp_path, number):
     config = small_config(budget="150 steps")
     process = child(config, tiny, tmp_path)
-    while not process.stdout.readline().startswith("plan"):
-        pass
+    until_plan(process)
     time.sleep(0.3)
     process.send_signal(number)
     output = process.communicate(timeout=30)[0]
