@@ -13,7 +13,8 @@ from cram.bench.fault_kinds import FAULTS
 from cram.bench.fault_runs import Ground, Result, differing, state_bytes_lost
 from cram.errors import CramError
 
-SHORT = ("kill-saving", "kill-validating", "kill-preparing", "disk-before", "disk-during", "shard-foreign", "two-processes")
+SHORT = ("kill-saving", "kill-validating", "kill-preparing", "disk-before", "disk-during", "truncated", "shard-foreign",
+         "two-processes", "clock", "nan", "explosion", "memory")
 
 
 @pytest.fixture(scope="module")
