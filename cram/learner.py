@@ -5,6 +5,7 @@ All that is built once, wrapped, compiled, saved and restored together. The loop
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from cram import fp8
 from cram.audit import Summary, read_ledger
+from cram.budget import Budget
 from cram.checkpoint import load_model
 from cram.device import Device
 from cram.ema import EMA
@@ -178,20 +180,34 @@ def take_on(model: Transformer, shape: Shape) -> None:
     model.depth, model.window, model.rope_base = shape.layers, shape.window, shape.rope_base
 
 
-def hire_teacher(config, vocab_size: int, device: str) -> tuple[Optional[Transformer], Optional[Summary]]:
-    """The trained model of ``distill.teacher`` and its verified ledger, or (None, None).
+def teacher_bill(config) -> Optional[Summary]:
+    """The verified ledger of ``distill.teacher``, which this budget has to pay; None without a teacher.
 
-    Raises CramError when it has not finished, or reads other tokens, or predicts something else.
+    Raises CramError when that run has not finished, or has cost all that there is.
     """
     if config.distill.teacher is None:
-        return None, None
-    folder = Path(config.distill.teacher)
-    summary, teacher = read_ledger(folder / "ledger.jsonl"), load_model(folder, device)
-    if summary.reason != "finished":
+        return None
+    folder, budget = Path(config.distill.teacher), Budget.parse(config.budget)
+    bill = read_ledger(folder / "ledger.jsonl")
+    cost = bill.seconds if budget.kind == "time" else getattr(bill, budget.kind)
+    if bill.reason != "finished":
         raise CramError(f"distill.teacher={folder}: that run has not finished; finish it, then take it as teacher")
+    if cost >= budget.amount:
+        raise CramError(f"distill.teacher={folder}: has cost {budget.show(cost)}, which leaves nothing of budget={budget.text}; "
+                        "give the budget of both together")
+    return bill
+
+
+def hire_teacher(config, vocab_size: int, device: str) -> Optional[Transformer]:
+    """The trained model of ``distill.teacher``, or None. CramError when it reads other tokens or predicts something else."""
+    if config.distill.teacher is None:
+        return None
+    folder = Path(config.distill.teacher)
+    teacher, learnt = load_model(folder, device), json.loads((folder / "config.json").read_text())["objective"]["type"]
     if teacher.vocab_size != vocab_size:
         raise CramError(f"distill.teacher={folder}: has {teacher.vocab_size} tokens, this run {vocab_size}; train it with the "
                         "same tokenizer")
-    if teacher.causal != (config.objective.type != "masked"):
-        raise CramError(f"distill.teacher={folder}: was trained with another objective.type; use the same for both")
-    return teacher.requires_grad_(False), summary
+    if learnt != config.objective.type and (learnt, config.objective.type) != ("hybrid", "causal"):
+        raise CramError(f"distill.teacher={folder}: was trained with objective.type={learnt}, this run is to be "
+                        f"{config.objective.type}; use the same for both (hybrid can teach causal)")
+    return teacher.requires_grad_(False)

@@ -3,9 +3,10 @@
 It is an append-only file of JSON rows, each fsynced and chained to the one before by its
 hash. The ledger, not a checkpoint, remembers what was spent, so a crash refunds nothing:
 
-* A heartbeat row every few seconds carries the time spent so far. A session found
+* A heartbeat row every half interval carries the time spent so far. A session found
   without a closing row died; it is charged to its last row plus one whole heartbeat
-  interval, which is never less than what it used.
+  interval, which is no less than what it used, even where the disk is slow or the
+  machine busy.
 * What was spent after the checkpoint that a run resumes from moves to the category
   ``lost``. Time is never given back.
 * ``ledger.head`` holds number and hash of the last row. Editing or reordering rows
@@ -58,6 +59,7 @@ class Ledger:
         self._energy, self._joules = (lambda: None), None
         # rows are written one at a time, in order; the loop goes on counting while the disk writes. Taken in this order.
         self._writing, self._lock, self._stop = threading.RLock(), threading.RLock(), threading.Event()
+        self.paid = 0.0  # what a teacher has cost, in the budget's unit: the run's schedules begin behind it
         self._unwritten: Optional[OSError] = None  # why the latest heartbeat is not in the file
         self._category, self._since = "setup", clock()
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -186,6 +188,7 @@ class Ledger:
         has paid for another."""
         with self._writing, self._lock:
             paid = next((row["teacher"] for row in self._rows if row["kind"] == "teacher"), None)
+            self.paid = teacher.seconds if self.budget.kind == "time" else getattr(teacher, self.budget.kind)
             if paid == teacher.head:
                 return
             if paid is not None:
@@ -209,7 +212,7 @@ class Ledger:
         self._since = now
 
     def _beat(self, interval: float) -> None:
-        while not self._stop.wait(interval):
+        while not self._stop.wait(interval / 2):
             try:
                 self._append("heartbeat")
                 self._unwritten = None

@@ -47,14 +47,15 @@ class Pace:
         """
         if before == 1.0:
             return None
-        budget, spent = self.ledger.budget, self.ledger.spent
+        budget, paid = self.ledger.budget, self.ledger.paid  # schedules spread over what a teacher has left
+        amount, spent = budget.amount - paid, self.ledger.spent - paid
         if budget.kind != "time":
-            progress = schedule.progress(budget.amount, spent, work)
+            progress = schedule.progress(amount, spent, work)
         else:
             cost = max(self.step_seconds) * self.world
             spent += self.ahead * cost
-            progress = schedule.progress(budget.amount, spent, cost, self.reserve())
-            if progress is None and spent + cost + 1.5 * self.save_seconds * self.world < budget.amount:
+            progress = schedule.progress(amount, spent, cost, self.reserve())
+            if progress is None and spent + cost + 1.5 * self.save_seconds * self.world < amount:
                 progress = 1.0  # the step before took longer than foreseen: this one closes the run
         return None if progress is None else max(progress, before)
 

@@ -219,7 +219,7 @@ class World:
 class Follower:
     """In place of ``Ledger``, ``Telemetry`` and ``Record`` on every process but 0: the same methods, no file, no cost."""
 
-    spent = seconds = 0.0
+    spent = seconds = paid = 0.0
     sessions = 1
 
     def __init__(self, budget: Budget, path: Path):

@@ -81,6 +81,14 @@ def row_tokens(config) -> dict:
     return {"row_tokens": config.train.sequence_length if config.data.packing == "best-fit" else None}
 
 
+def teacher_ledger(config) -> dict:
+    """The teacher that a run learns from, by the last row of its ledger."""
+    if config.distill.teacher is None:
+        return {}
+    head = Path(config.distill.teacher) / "ledger.head"
+    return {"distill.teacher": head.read_text() if head.is_file() else "missing"}
+
+
 def _version(package: str) -> str:
     """Version of the distribution that provides an import name, or 'not installed'."""
     package = package.partition(".")[0]
@@ -122,7 +130,7 @@ STAGES = (
     Stage("tokenizer", 2, inputs=("text",), function=_tokenizer, facts=tokenizers_version, keys=("tokenizer",)),
     Stage("data", 3, inputs=("text", "tokenizer"), function=_data, facts=row_tokens, resumable=True, keys=_PACKING,
           free=(*_RUNNING, *_TOLD, "train.sequence_length")),
-    Stage("pretrain", 1, inputs=("tokenizer", "data"), function=_pretrain, resumable=True, precious=True,
+    Stage("pretrain", 2, inputs=("tokenizer", "data"), function=_pretrain, facts=teacher_ledger, resumable=True, precious=True,
           keys=_except(*_BESIDE_TRAINING), free=_BESIDE_TRAINING),
     Stage("evaluate", 1, inputs=("tokenizer", "data", "pretrain"), function=_evaluate,
           keys=("seed", "objective.type", "train.sequence_length", "evaluate", "data.mirror"),

@@ -32,7 +32,7 @@ from cram.evaluate.heldout import score_heldout
 from cram.evaluate.samples import one_sample
 from cram.interrupt import Interrupted, StopSignal
 from cram.keeper import Keeper, prove_room
-from cram.learner import Learner, hire_teacher
+from cram.learner import Learner, hire_teacher, teacher_bill
 from cram.ledger import Ledger
 from cram.logbook import Logbook
 from cram.objective import step_kinds
@@ -68,13 +68,15 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
 def _spend(config, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say) -> None:
     """One session, charged from the opening of the ledger to its closing."""
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
-    ledger = Follower(Budget.parse(config.budget), run_dir)
+    ledger, bill = Follower(Budget.parse(config.budget), run_dir), teacher_bill(config)
     if world.main:
         prove_room(config, run_dir, shards.vocab_size)
         replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
         ledger = Ledger(run_dir / "ledger.jsonl", Budget.parse(config.budget), run_id, heartbeat=config.telemetry.heartbeat,
                         world_size=world.size)
     try:
+        if bill is not None:
+            ledger.pay_for_teacher(bill)
         device = choose_device(config.train)
         ledger.measure_energy(energy_meter(config.telemetry.energy, device.kind, say, world.size))
         with StopSignal() as stop:  # also while the model is built: it leaves at the first step
@@ -98,9 +100,7 @@ class Day:
             keep_freed_memory()
         self.batches = Batches(shards, config.objective, row=train.sequence_length, seed=config.seed, device=device.kind,
                                order=train.order, rank=world.data_rank, world=world.data_world)
-        teacher, bill = hire_teacher(config, shards.vocab_size, device.kind)
-        if bill is not None:
-            ledger.pay_for_teacher(bill)
+        teacher = hire_teacher(config, shards.vocab_size, device.kind)
         self.learner = Learner(config, device, world, shards.vocab_size, teacher)
         self.throttle = Throttle(device.kind)
         self.pace = Pace(ledger, train, ahead=self.throttle.ahead, world=world.size)

@@ -110,8 +110,14 @@ def test_a_teacher_is_paid_for_and_changes_what_is_learnt(tiny, small_config, tm
     assert ledger.steps == 30 and state(tmp_path / "taught")["at"]["step"] == 10
     assert ledger.account["teacher"] == bill.seconds and ledger.flops > bill.flops
     assert not same(alone, taught)
-    with pytest.raises(CramError, match="spent before the first step"):
+    progress = np.fromfile(tmp_path / "taught" / "progress.f64")
+    assert progress == pytest.approx(np.fromfile(tmp_path / "alone" / "progress.f64"))  # schedules begin behind the teacher
+    with pytest.raises(CramError, match="has cost 20 steps, which leaves nothing of budget=20 steps"):
         run(small_config(f"distill.teacher={tmp_path}/teacher", budget="20 steps"), tiny, tmp_path / "poor")
+    assert not (tmp_path / "poor" / "ledger.jsonl").exists()
+    with pytest.raises(CramError, match="was trained with objective.type=masked, this run is to be causal"):
+        run(small_config(f"distill.teacher={tmp_path}/teacher", "objective.type=causal", budget="30 steps"), tiny,
+            tmp_path / "other")
 
 
 @pytest.fixture
