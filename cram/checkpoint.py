@@ -20,6 +20,7 @@ from typing import Callable, Optional
 import torch
 import xxhash
 
+from cram.audit import Summary, read_ledger
 from cram.errors import CramError
 from data_prep.files import file_hash, sync
 
@@ -192,6 +193,11 @@ def load_newest(folder: Path, run_id: Optional[str], say: Callable[[str], None],
     return None
 
 
+def last_step(ledger: Summary) -> int:
+    """The step of the newest checkpoint that a ledger knows of."""
+    return next((row["step"] for row in reversed(ledger.rows) if row["kind"] == "checkpoint"), 0)
+
+
 def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
     """The trained Transformer of a run, in evaluation mode, from its newest good checkpoint: the moving average of its
     weights where one was kept (``train.ema``). A hybrid model comes as a causal one.
@@ -208,8 +214,17 @@ def load_model(run_dir: Path, device="cpu", say: Callable[[str], None] = print):
     if state is None:
         raise CramError(f"{run_dir / 'checkpoints'}: no good checkpoint; the command that made the run resumes it, or says "
                         "what to do")
+    ledger = read_ledger(run_dir / "ledger.jsonl") if (run_dir / "ledger.jsonl").exists() else None
+    if ledger is not None and ledger.reason == "finished" and state["at"]["step"] != last_step(ledger):
+        raise CramError(f"{run_dir / 'checkpoints'}: the checkpoint of the last step, {last_step(ledger)}, is damaged or gone; the "
+                        f"newest good one is of step {state['at']['step']}, which is not the model the budget paid for. Restore "
+                        "it, or train anew with --force")
     model = build(config.model, state["vocab_size"], config.objective.type != "masked")
-    model.load_state_dict(state["model"])
+    try:
+        model.load_state_dict(state["model"])
+    except RuntimeError as error:
+        raise CramError(f"{run_dir}: config.json describes another model than the checkpoint holds; restore it, or train anew "
+                        f"with --force ({str(error).splitlines()[0]})") from error
     if state.get("ema"):
         with torch.no_grad():
             for name, parameter in model.named_parameters():  # a tied weight is named once, and buffers are not averaged

@@ -77,6 +77,11 @@ def device_kind(train) -> str:
     return "cuda" if available and train.device != "cpu" else "cpu"
 
 
+def compiles(train, kind: str) -> bool:
+    """Whether the model is compiled on a device of this kind."""
+    return train.compile == "on" or (train.compile == "auto" and kind == "cuda")
+
+
 def choose_device(train) -> Device:
     """Resolve device, precision and compilation. train: ``cram.schema.Train``. CramError when impossible."""
     kind = device_kind(train)
@@ -91,7 +96,7 @@ def choose_device(train) -> Device:
     name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None) if kind == "cuda" else None
     return Device(kind, name, {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[precision],
-                  train.compile == "on" or (train.compile == "auto" and kind == "cuda"), peak)
+                  compiles(train, kind), peak)
 
 
 def keep_freed_memory() -> bool:

@@ -28,12 +28,16 @@ def ended(config, run_dir: Path, run_id: str, say: Callable[[str], None]) -> boo
                             "Restore the ledger, or start a new run with --force")
         return False
     summary = read_ledger(path)
-    if summary.reason != "finished" and seconds_left(summary) > 600:
+    if summary.reason not in ("finished", "stopped by Exploded") and seconds_left(summary) > 600:
         return False  # surely enough; the checkpoint need not be read twice
+    if summary.reason == "stopped by Exploded":
+        raise CramError(f"{run_dir}: the loss of this run kept exploding, and would again; lower optimizer.lr and "
+                        "optimizer.muon_lr, which is a new run, or repeat this one with --force")
     state = checkpoint.load_newest(checkpoints, run_id, say)
     if summary.reason == "finished":
-        if state is None:
-            raise CramError(f"{checkpoints}: the budget is spent and no good checkpoint is left; start anew with --force")
+        if state is None or state["at"]["step"] != checkpoint.last_step(summary):
+            raise CramError(f"{checkpoints}: the budget is spent and no good checkpoint of its last step is left; start anew "
+                            "with --force")
         say("pretrain: this run has already spent its budget")
         return True
     costs = state["pace"] if state else {"setup": 0.0, "step": 0.0, "save": 0.0}

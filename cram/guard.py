@@ -26,10 +26,11 @@ TINY = 1e-6                     # nats: the same for a loss near 0
 
 class Report(NamedTuple):
     """skipped: numbers of the steps skipped since the last check, the run's first step is 1; in_a_row: skipped steps at the
-    end of the record, without one taken after them."""
+    end of the record, without one taken after them; looked_at: steps since the last check."""
 
     skipped: list[int]
     in_a_row: int
+    looked_at: int
 
 
 class Guard:
@@ -72,7 +73,7 @@ class Guard:
         *flags, in_a_row = torch.stack([*self.unread, self.in_a_row.float()]).tolist()
         first = self.step - len(flags) + 1
         self.unread.clear()
-        return Report([first + number for number, flag in enumerate(flags) if flag], int(in_a_row))
+        return Report([first + number for number, flag in enumerate(flags) if flag], int(in_a_row), len(flags))
 
     def calm(self) -> bool:
         """Whether the last step was taken. Waits for the device."""

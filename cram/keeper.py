@@ -9,7 +9,7 @@ from typing import Callable, Optional
 import torch
 
 from cram import checkpoint
-from cram.errors import CramError
+from cram.errors import CramError, Exploded
 from cram.learner import Learner
 from cram.ledger import Ledger
 from cram.model import Transformer
@@ -75,8 +75,9 @@ class Keeper:
                 lost, self.saved_step = self.ledger.roll_back(at.step), None
                 self.save()  # a run killed now must not read that text again
                 return lost
-        raise CramError(f"step {at.step}: the loss keeps exploding; lower optimizer.lr and optimizer.muon_lr, or use "
-                        "train.precision=fp32: that is a new run with a budget of its own")
+        exact = "" if self.learner.device.dtype is torch.float32 else ", or use train.precision=fp32"
+        raise Exploded(f"step {at.step}: the loss keeps exploding; lower optimizer.lr and optimizer.muon_lr{exact}: that is a "
+                       "new run with a budget of its own")
 
     def _newest(self) -> Optional[dict]:
         """The newest good checkpoint, which the first process reads; the others get all of it but the large tensors."""

@@ -59,8 +59,8 @@ class Learner:
         self.loss = world.wrap(self.loss)
         self.optimizers = Optimizers(self.model, config.optimizer)
         if self.optimizers.fused and device.scaled:
-            raise CramError("optimizer.fused_backward=true: this card trains in float16, where an overflow shows after the updates; "
-                            "use train.precision=fp32, or optimizer.fused_backward=false")
+            raise CramError("optimizer.fused_backward=true: this card trains in float16, where an overflow shows after the "
+                            "updates; use train.precision=fp32, or optimizer.fused_backward=false")
         self.loss_scale = LossScale(device.scaled, device=device.kind)
         self.guard = Guard(train, device.kind)
         self.ema = EMA(self.model, train.ema) if train.ema is not None else None
@@ -115,6 +115,9 @@ class Learner:
         smaller."""
         row = self.config.train.sequence_length
         rows = micro_tokens // row
+        if self.world.size > 1:
+            raise CramError(f"out of memory with micro-batches of {micro_tokens:,} tokens; several processes cannot go on "
+                            "without the one that ran out: set a smaller train.micro_batch_tokens")
         if rows == 1 or self.optimizers.fused:  # part of a fused update may have happened
             raise CramError(f"out of memory with micro-batches of {micro_tokens:,} tokens: make the model or the batch "
                             "smaller, or shorten train.sequence_length, or set train.recompute=full")
@@ -155,7 +158,7 @@ class Learner:
         return {"model": self.world.model_state(self.model), "shape": asdict(self.shape),
                 "optimizers": self.world.optimizer_states(self.model, self.optimizers.members),
                 "loss_scale": self.loss_scale.state_dict(), "guard": self.guard.state_dict(),
-                "ema": {"weights": self.ema.weights()} if self.ema is not None else None, "vocab_size": self.model.vocab_size,
+                "ema": self.ema.state_dict() if self.ema is not None else None, "vocab_size": self.model.vocab_size,
                 "rng": torch.get_rng_state(),
                 "cuda_rng": torch.cuda.get_rng_state() if self.device.kind == "cuda" else None}
 
@@ -168,7 +171,7 @@ class Learner:
         self.loss_scale.load_state_dict(state["loss_scale"])
         self.guard.load_state_dict(state["guard"])
         if self.ema is not None:
-            self.ema.load_state_dict(state["ema"]["weights"])
+            self.ema.load_state_dict(state["ema"])
         torch.set_rng_state(state["rng"].cpu())
         if state["cuda_rng"] is not None:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
@@ -193,8 +196,8 @@ def teacher_bill(config) -> Optional[Summary]:
     if bill.reason != "finished":
         raise CramError(f"distill.teacher={folder}: that run has not finished; finish it, then take it as teacher")
     if cost >= budget.amount:
-        raise CramError(f"distill.teacher={folder}: has cost {budget.show(cost)}, which leaves nothing of budget={budget.text}; "
-                        "give the budget of both together")
+        raise CramError(f"distill.teacher={folder}: has cost {budget.show(cost)}, which leaves nothing of "
+                        f"budget={budget.text}; give the budget of both together")
     return bill
 
 

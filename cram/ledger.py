@@ -156,32 +156,34 @@ class Ledger:
     def resume(self, step: int) -> float:
         """Continue from the checkpoint of ``step`` (0: from scratch). What was charged between it and this
         session is lost; steps, tokens and FLOPs count from there. Returns the seconds lost since that checkpoint."""
-        return self._return_to(step, "resume", {name: self._account[name] - self._opened[name] for name in CATEGORIES})
+        with self._writing, self._lock:
+            self._settle()
+            return self._return_to(step, "resume", {name: self._account[name] - self._opened[name] for name in CATEGORIES})
 
     def roll_back(self, step: int) -> float:
         """Go back to the checkpoint of ``step`` in the middle of a session: all that was charged since is lost. Returns
         those seconds."""
-        return self._return_to(step, "rollback", dict.fromkeys(CATEGORIES, 0.0))
-
-    def _return_to(self, step: int, kind: str, not_lost: dict[str, float]) -> float:
         with self._writing, self._lock:
             self._settle()
-            kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
-            if kept is None and step:
-                raise CramError(f"{self.path}: knows no checkpoint of step {step}: that checkpoint is not from this run")
-            account = dict.fromkeys(CATEGORIES, 0.0) | (kept["account"] if kept else {})
-            for name in CATEGORIES:
-                account[name] += not_lost[name]
-            account["teacher"] = self._account["teacher"]
-            kept = kept or next((row for row in self._rows if row["kind"] == "teacher"), None)  # paid before the first step
-            lost = sum(self._account.values()) - sum(account.values())
-            account["lost"] += lost
-            self._account = account
-            for name in WORK:
-                self._work[name] = kept[name] if kept else 0
-            self._opened = dict(account)
-            self._append(kind, step=step, lost_since_checkpoint=round(lost, 6))
-            return lost
+            return self._return_to(step, "rollback", dict.fromkeys(CATEGORIES, 0.0))
+
+    def _return_to(self, step: int, kind: str, not_lost: dict[str, float]) -> float:
+        kept = next((row for row in reversed(self._rows) if row["kind"] == "checkpoint" and row["step"] == step), None)
+        if kept is None and step:
+            raise CramError(f"{self.path}: knows no checkpoint of step {step}: that checkpoint is not from this run")
+        account = dict.fromkeys(CATEGORIES, 0.0) | (kept["account"] if kept else {})
+        for name in CATEGORIES:
+            account[name] += not_lost[name]
+        account["teacher"] = self._account["teacher"]
+        kept = kept or next((row for row in self._rows if row["kind"] == "teacher"), None)  # paid before the first step
+        lost = sum(self._account.values()) - sum(account.values())
+        account["lost"] += lost
+        self._account = account
+        for name in WORK:
+            self._work[name] = kept[name] if kept else 0
+        self._opened = dict(account)
+        self._append(kind, step=step, lost_since_checkpoint=round(lost, 6))
+        return lost
 
     def pay_for_teacher(self, teacher: Summary) -> None:
         """Charge the whole ledger of a finished run, once: its seconds, steps, tokens and FLOPs. CramError when the ledger

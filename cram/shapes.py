@@ -7,7 +7,7 @@ of shapes move in plateaus: between two of them nothing compiles anew.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional
 
 from cram import schedule
@@ -27,6 +27,15 @@ class Shape:
     def changes_the_loss(self, other: "Shape") -> bool:
         """Whether losses under both cannot be compared: anything but the number of tokens differs."""
         return self != Shape(self.tokens, other.row, other.mask_rate, other.window, other.layers, other.rope_base)
+
+
+def coming_shapes(p: float, config, unit: int) -> list[Shape]:
+    """The distinct shapes of all steps from progress p on, in order, but for their number of tokens."""
+    train, levels = config.train, config.objective.mask_rate_levels
+    begins = {p, *(begin for schedule_ in (train.sequence_schedule, train.window_schedule, train.layer_schedule)
+                   for begin, _ in schedule_), *(level / levels for level in range(levels))}
+    shapes = [shape_at(begin, config, unit) for begin in sorted(begins) if begin >= p]
+    return list({replace(shape, tokens=0): shape for shape in reversed(shapes)}.values())[::-1]
 
 
 def shape_at(p: float, config, unit: int) -> Shape:

@@ -4,15 +4,14 @@ Time is charged from the moment the ledger opens, before the device is touched. 
 progress = spent / budget, and its value at each step is recorded (record.py), so that a run under a clock can be replayed bit
 for bit: ``train.replay=<its progress.f64> budget='<its steps> steps'``.
 
-The same loop runs in one process or in several (parallel.py): the first keeps ledger, telemetry and checkpoints, and
-whatever hangs on a clock is its decision.
+The same loop runs in several processes (parallel.py): the first keeps ledger, telemetry and checkpoints, and decides.
 """
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
+import math
 import time
 from pathlib import Path
 from typing import Callable, Optional
@@ -39,8 +38,8 @@ from cram.objective import step_kinds
 from cram.pace import Pace
 from cram.parallel import Follower, World
 from cram.record import Replay
-from cram.shapes import Shape, shape_at
-from cram.sizing import choose_micro_batch, first_step_seconds
+from cram.shapes import Shape, coming_shapes, shape_at
+from cram.sizing import choose_micro_batch, compile_all, first_step_seconds, refuse_hasty_compilation, share_of_batch
 from cram.telemetry import Telemetry
 from data_prep.files import replace_durably
 from data_prep.shards import Shards
@@ -53,7 +52,8 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
              say: Callable[[str], None] = print) -> None:
     """Train until the budget is spent; resume when ``run_dir`` holds an unfinished run of the same id.
 
-    Leaves in run_dir: config.json, ledger.jsonl, progress.f64, metrics.jsonl, tensorboard/, checkpoints/.
+    Leaves in run_dir: config.json, ledger.jsonl, ledger.head, progress.f64, jumps.json after a roll-back, metrics.jsonl,
+    tensorboard/, checkpoints/.
     Raises CramError on unusable data, a foreign checkpoint, a loss that keeps exploding; Interrupted, saved, on a signal.
     """
     if config.train.threads:
@@ -66,9 +66,10 @@ def pretrain(config, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id:
 
 
 def _spend(config, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: Path, run_id: str, say) -> None:
-    """One session, charged from the opening of the ledger to its closing."""
+    """One session, charged from opening the ledger to closing it."""
     shards, heldout = (Shards(data_dir, split, verify=True) for split in ("train", "validation"))
     ledger, bill = Follower(Budget.parse(config.budget), run_dir), teacher_bill(config)
+    refuse_hasty_compilation(config, world.kind)
     if world.main:
         prove_room(config, run_dir, shards.vocab_size)
         replace_durably(run_dir / "config.json", json.dumps(to_dict(config), indent=1).encode())
@@ -83,8 +84,9 @@ def _spend(config, world: World, data_dir: Path, tokenizer_dir: Path, run_dir: P
             day = Day(config, device, world, ledger, shards, heldout, load_tokenizer(tokenizer_dir), run_dir, run_id, say)
             with contextlib.closing(day):
                 day.run(stop)
-    except BaseException as error:  # whatever ends the session, the ledger names it
-        ledger.close(f"stopped by {type(error).__name__}")
+    except BaseException as error:  # whatever ends the session, the ledger names it, if the disk takes it
+        with contextlib.suppress(OSError):
+            ledger.close(f"stopped by {type(error).__name__}")
         raise
 
 
@@ -110,7 +112,6 @@ class Day:
         self.telemetry = Follower(ledger.budget, run_dir) if not world.main else Telemetry(
             run_dir, config=to_dict(config), resume_step=self.at.step, print_every=config.telemetry.print_every, say=say)
         self.logbook = Logbook(device, ledger, self.telemetry, config.telemetry.log_every)
-        self.compiled: set[Shape] = set()
         self.announce(shards.n_tokens)
         self.pace.setup_seconds = time.perf_counter() - started
 
@@ -123,7 +124,12 @@ class Day:
                      f"{budget.show(budget.amount - self.ledger.spent)} left")
         if at.micro_tokens is None:
             at.micro_tokens = int(self.world.agree(choose_micro_batch(self.learner, config, self.world.data_world)))
+        at.micro_tokens = math.gcd(at.micro_tokens, share_of_batch(config, self.world.data_world))  # of more processes
         shape = self.next_shape()
+        if device.compile:
+            with self.ledger.account("compile"):
+                compile_all(self.learner, config, at.micro_tokens, coming_shapes(at.progress, config, shape.tokens),
+                            lambda: bool(self.world.agree(budget.kind == "time" and self.ledger.spent > budget.amount)))
         self.pace.expect(first_step_seconds(self.learner, config, at.micro_tokens, shape.tokens // self.world.data_world),
                          shape.tokens)
         self.telemetry.plan({
@@ -160,8 +166,7 @@ class Day:
         """Progress of the next step, or None when the budget is spent."""
         shape = self.next_shape()
         work = {"time": 0.0, "steps": 1, "tokens": shape.tokens, "flops": self.learner.flops(shape, self.kinds(shape))}
-        progress = self.pace.next_progress(work[self.ledger.budget.kind], self.at.progress)
-        progress = self.world.agree(progress)
+        progress = self.world.agree(self.pace.next_progress(work[self.ledger.budget.kind], self.at.progress))
         return progress if progress is None or self.replay is None else float(self.replay.progress[self.at.step])
 
     def next_shape(self) -> Shape:
@@ -211,10 +216,10 @@ class Day:
                      for kind in sorted(set(kinds))}
         weights = {kind: kinds.count(kind) / len(kinds) / number for kind, number in predicted.items()}
         try:
-            with self.ledger.account(self.category(shape)):
+            with self.ledger.account("steps"):
                 return self.learner.backward(micro_batches, weights), sum(predicted.values())
         except RuntimeError as error:
-            if not is_out_of_memory(error) or self.world.size > 1:
+            if not is_out_of_memory(error):
                 raise
         smaller = self.learner.shrink(at.micro_tokens)  # outside the handler: what failed has let go of its memory
         self.event("out of memory", f"micro-batches of {smaller:,} tokens from now on, not {at.micro_tokens:,}; the batch "
@@ -222,20 +227,12 @@ class Day:
         at.micro_tokens = smaller
         return self.gradients(shape)
 
-    def category(self, shape: Shape) -> str:
-        """'compile' for the first step of each shape when compiling, else 'steps'."""
-        kind = dataclasses.replace(shape, tokens=self.at.micro_tokens)
-        if not self.device.compile or kind in self.compiled:
-            return "steps"
-        self.compiled.add(kind)
-        return "compile"
-
     def exploded(self) -> bool:
         """Note which steps were skipped since the last look; whether there have been too many in a row."""
         report = self.learner.guard.check()
         if report.skipped:
             self.event("skipped", f"the loss or its gradient was no number, or far above the losses before: "
-                                  f"{len(report.skipped)} of the last {CHECK_EVERY} steps changed nothing")
+                                  f"{len(report.skipped)} of the last {report.looked_at} steps changed nothing")
         grace = 16 if self.device.scaled else 0  # float16: until its scale has come down
         return report.in_a_row >= self.config.train.skip_limit + grace
 
@@ -246,7 +243,7 @@ class Day:
         self.event("rolled back", f"on from here with the text that follows; {lost:.1f} s are lost and stay charged")
 
     def event(self, what: str, told: str) -> None:
-        """What should not happen every day is said, and kept among the metrics."""
+        """What should not happen every day, said and kept among the metrics."""
         self.say(f"step {self.at.step}: {what}: {told}")
         self.telemetry.event({"step": self.at.step, "event": what, "told": told, "spent": self.ledger.seconds})
 
@@ -280,12 +277,16 @@ class Day:
         if at.step == 0:
             raise CramError(f"budget={budget.text}: spent before the first step ({self.ledger.seconds:.1f} s for building and "
                             "saving); give it more")
+        self.exploded()
         self.keeper.save()
         self.ledger.close("finished")
         reason = "budget spent"
         if at.progress < 1.0:
-            reason = f"lost work used up the budget at progress {at.progress:.3f}, before the learning rate reached 0"
+            lost = self.ledger.account_seconds["lost"] > 0.01 * self.ledger.seconds
+            reason = f"{'lost work' if lost else 'slower steps than foreseen'} used up the budget at progress {at.progress:.3f}, before the learning rate reached 0"
             self.say(f"warning: {reason}")
+        elif at.step == 1:
+            self.say("warning: the budget was enough for one step, of learning rate 0: nothing was learnt")
         if self.world.main:
             spent = read_ledger(self.ledger.path)
             self.say(f"pretrain: {at.step:,} steps; {budget.show(spent.spent)} of {budget.text} spent ({spent.fraction:.1%})")

@@ -79,9 +79,10 @@ SWITCHES = (
     Switch("no batch ramp", _RAMP, scaled={"train.batch_start_tokens": (None, 256)}, both=_MICRO),
     Switch("batch ramp of the day", _RAMP, of="bert_day", scaled={"train.batch_start_tokens": (512, 256)}, both=_MICRO),
     Switch("row length", ("train.sequence_length",), of="gpt_day", on=CAUSAL, scaled={"train.sequence_length": (512, 128)}),
+    Switch("untied head", ("model.tied",), of="demo_gpt", on=CAUSAL),
     # not default: what gained most for peers, on trial
     *(Switch(f"on trial: {name}", (key,), on=CAUSAL, scaled={key: (value, off)}) for name, key, value, off in (
-        ("squared ReLU", "model.mlp", "relu2", "geglu"), ("untied head", "model.tied", False, True),
+        ("squared ReLU", "model.mlp", "relu2", "geglu"),
         ("value embeddings", "model.value_embeddings", True, False),
         ("residual scalars", "model.residual_scalars", True, False), ("softcap 15", "model.logit_softcap", 15.0, None),
         ("cautious decay", "optimizer.cautious", True, False))),

@@ -130,14 +130,14 @@ def test_a_trial_leaves_no_trace(objective, optimizer):
 
 def test_the_first_step_is_estimated_from_a_second_trial_of_one_row(monkeypatch):
     times, tried = iter([100.0, 2.0]), []
-    monkeypatch.setattr(sizing, "trial", lambda learner, config, tokens: tried.append(tokens) or next(times))
+    monkeypatch.setattr(sizing, "trial", lambda learner, config, tokens, shape: tried.append(tokens) or next(times))
     config, learner = Config(train=Train(sequence_length=128)), SimpleNamespace(device=device.choose_device(Train(device="cpu")))
     assert sizing.first_step_seconds(learner, config, 1024, 4096) == 2.0 * 32
     assert tried == [128, 128]
 
 
 def test_a_trial_without_memory_leaves_the_first_step_to_find_out(monkeypatch):
-    def trial(learner, config, tokens):
+    def trial(*_):
         raise torch.OutOfMemoryError
     monkeypatch.setattr(sizing, "trial", trial)
     learner = SimpleNamespace(device=device.choose_device(Train(device="cpu")))

@@ -289,7 +289,7 @@ def test_a_finished_run_is_left_alone(tiny, small_config, tmp_path):
     assert (tmp_path / "ledger.jsonl").read_bytes() == before
     for path in checkpoint.list_checkpoints(tmp_path / "checkpoints"):
         (path / "state.pt").write_bytes(b"")
-    with pytest.raises(CramError, match="no good checkpoint is left; start anew with --force"):
+    with pytest.raises(CramError, match="no good checkpoint of its last step is left; start anew with --force"):
         run(config, tiny, tmp_path)
 
 
@@ -318,7 +318,50 @@ def test_the_plan_names_the_threads_that_compute(tiny, small_config, tmp_path):
 def test_a_diverged_run_stops_with_advice(tiny, small_config, tmp_path):
     with pytest.raises(CramError, match="lower optimizer.lr"):
         run(small_config("optimizer.lr=1e30", "optimizer.type=adamw", "optimizer.clip=null", budget="60 steps"), tiny, tmp_path)
-    assert read_ledger(tmp_path / "ledger.jsonl").reason == "stopped by CramError"
+    assert read_ledger(tmp_path / "ledger.jsonl").reason == "stopped by Exploded"
+    with pytest.raises(CramError, match="kept exploding, and would again.*--force"):
+        run(small_config("optimizer.lr=1e30", "optimizer.type=adamw", "optimizer.clip=null", budget="60 steps"), tiny, tmp_path)
+
+
+def test_a_run_that_ends_in_skipped_steps_says_so(tiny, small_config, tmp_path):
+    said = []
+    run(small_config("optimizer.lr=1e30", "optimizer.type=adamw", "optimizer.clip=null", budget="6 steps"), tiny, tmp_path, said=said)
+    assert any("skipped" in line and "of the last 6 steps changed nothing" in line for line in said)
+
+
+def test_a_single_step_is_told_to_have_learnt_nothing(tiny, small_config, tmp_path):
+    said = []
+    run(small_config(budget="1 steps"), tiny, tmp_path, said=said)
+    assert any("warning: the budget was enough for one step" in line for line in said)
+
+
+def test_a_batch_ramp_shows_with_an_automatic_micro_batch(tiny, small_config, tmp_path):
+    run(small_config("train.batch_ramp=0.9", "train.batch_start_tokens=64", "telemetry.log_every=1", budget="10 steps"), tiny,
+        tmp_path)
+    batches = [row["batch_tokens"] for row in read_metrics(tmp_path / "metrics.jsonl") if row["kind"] == "train"]
+    assert batches[0] == 64 and batches[-1] > 300 and batches == sorted(batches)
+
+
+def test_the_model_of_a_finished_run_is_that_of_its_last_step_or_none(tiny, small_config, tmp_path):
+    run(small_config("train.checkpoint_every_steps=2", budget="4 steps"), tiny, tmp_path)
+    path = tmp_path / "checkpoints" / "step-00000004" / "state.pt"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CramError, match="the last step, 4, is damaged or gone; the newest good one is of step 2"):
+        checkpoint.load_model(tmp_path)
+    with pytest.raises(CramError, match="no good checkpoint of its last step"):
+        run(small_config("train.checkpoint_every_steps=2", budget="4 steps"), tiny, tmp_path)
+
+
+@pytest.mark.slow
+def test_with_compilation_every_shape_is_compiled_before_the_first_step(tiny, small_config, tmp_path):
+    config = small_config("train.compile=on", "train.sequence_schedule=[[0, 16], [0.5, 32]]", "model.layers=1", "model.width=16",
+                          "model.heads=1", budget="6 steps")
+    run(config, tiny, tmp_path)
+    ledger = read_ledger(tmp_path / "ledger.jsonl")
+    assert ledger.account["compile"] > 5 * ledger.account["steps"] and ledger.steps == 6
+    with pytest.raises(CramError, match="budget=10s with torch.compile.*train.compile=off"):
+        run(small_config("train.compile=on", budget="10s"), tiny, tmp_path / "hasty")
+    assert not (tmp_path / "hasty" / "ledger.jsonl").exists()
 
 
 def test_interrupted_is_an_exit_status():

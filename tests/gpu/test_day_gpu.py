@@ -10,8 +10,8 @@ pytestmark = pytest.mark.gpu
 
 
 @pytest.mark.parametrize("name", ["bert_day", "gpt_day"])
-def test_a_minute_of_the_day(cram, tmp_path, name):
-    result = cram("run", name, "budget=60s", f"out={tmp_path}", "data.source=installed-docs", "tokenizer.vocab_size=8192",
+def test_some_minutes_of_the_day(cram, tmp_path, name):
+    result = cram("run", name, "budget=150s", f"out={tmp_path}", "data.source=installed-docs", "tokenizer.vocab_size=8192",
                   "telemetry.heartbeat=1")
     assert result.code == 0, result.err
     ledger = read_ledger(tmp_path / name / "pretrain" / "ledger.jsonl")
