@@ -42,8 +42,9 @@ def test_code_and_test_are_there(technique, root):
 
 
 @pytest.mark.parametrize("technique", [each for each in TECHNIQUES if "parallel" not in each.name], **NAMED)
-def test_settings_can_be_loaded_and_change_something(technique):
-    base = [*techniques.BASE[1:], "budget=14 steps"]
+def test_settings_can_be_loaded_and_change_something(technique, tmp_path):
+    (tmp_path / "ledger.jsonl").touch()
+    base = [*techniques.BASE[1:], "budget=14 steps", *[f"distill.teacher={tmp_path}"] * technique.teacher]
     plain, own = (load("demo", [*base, *technique.against, *settings]) for settings in ((), technique.settings))
     changed = {key for key, *_ in differences(plain, own)}
     assert changed == technique.keys - {"distill.teacher"}, "no setting repeats what is there anyhow"

@@ -84,7 +84,8 @@ def test_a_full_disk_does_not_hide_what_ended_the_run():
 
 @pytest.mark.parametrize("progress, told", [
     ((), "0 bytes are not eight for each step"), ((0.0, 1.0), "step 1 has progress 0, outside"),
-    ((0.5, 1.5), "step 2 has progress 1.5"), ((0.5, -1.0), "step 2 has progress -1"), ((0.5, np.inf), "step 2 has progress inf"),
+    ((0.5, 1.5), "step 2 has progress 1.5"), ((0.5, -1.0), "step 2 has progress -1"),
+    ((0.5, np.inf), "step 2 has progress inf"),
     ((0.2, 0.5, 0.4, 1.0), "progress falls after step 2"), ((0.5, 1.0, 1.0), "holds 3 steps; set budget='3 steps'")])
 def test_a_record_that_no_run_has_written_is_refused(tmp_path, progress, told):
     path = write(tmp_path, *progress)
@@ -100,8 +101,8 @@ def test_a_torn_record_is_refused(tmp_path):
         read(path, 1)
 
 
-@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b"{}", b"[1]", b"[[1]]", b"[[1, 2, 3]]", b"[[1, 2.5]]", b"[[1, null]]",
-                                     b"[[1, true]]", b"[[-1, 2]]", b'["12"]'])
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b"3", b"{}", b"[1]", b"[[1]]", b"[[1, 2, 3]]", b"[[1, 2.5]]",
+                                     b"[[1, null]]", b"[[1, true]]", b"[[-1, 2]]", b'["12"]'])
 def test_jumps_that_are_no_pairs_are_refused(tmp_path, content):
     path = write(tmp_path, 0.5, 1.0)
     (tmp_path / "jumps.json").write_bytes(content)
