@@ -100,8 +100,8 @@ def _refusals(config: Config, places: dict[str, str]) -> Iterator[tuple[tuple[st
     yield from ((each.keys, each.told()) for each in COMBINATIONS if each.refused(config))
     teacher = config.distill.teacher
     if teacher is not None and not (Path(teacher) / "ledger.jsonl").is_file():
-        yield ("distill.teacher",), (f"distill.teacher: no ledger.jsonl in {teacher}; give the pretraining folder of a finished "
-                                     "run, such as runs/big/pretrain")
+        yield ("distill.teacher",), (f"distill.teacher: no ledger.jsonl in {teacher}; give the pretraining folder of a "
+                                     "finished run, such as runs/big/pretrain")
 
 
 def _run(config: Config):

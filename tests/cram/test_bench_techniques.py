@@ -105,14 +105,16 @@ def test_ratios_are_to_the_plain_run_of_the_same_settings():
     assert rows["c"]["remark"] == "needs a card" and rows["d"]["error"] == "no room" and "speed" not in rows["d"]
 
 
-def test_no_run_is_made_twice(monkeypatch):
+def test_no_run_is_made_twice(monkeypatch, tmp_path):
     """A run made before is found again, and would tell nothing of memory."""
+    (tmp_path / "ledger.jsonl").touch()
     monkeypatch.setattr(techniques, "bring", lambda settings, stage: None)
     monkeypatch.setattr(techniques, "peak_bytes", lambda work: 2**20)
     made = []
 
     def once(found, settings, teacher_steps, first):
-        made.append(load([settings[0]], [each for each in settings[1:] if not each.startswith(("name=", "distill.teacher"))]))
+        made.append(load([settings[0]], [f"distill.teacher={tmp_path}" if each.startswith("distill.teacher=") else each
+                                         for each in settings[1:] if not each.startswith("name=")]))
         found |= {"speeds": [1.0], "loss": 1.0}
 
     monkeypatch.setattr(techniques, "_once", once)

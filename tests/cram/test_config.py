@@ -152,7 +152,7 @@ def test_files_that_are_no_utf8_yaml(tmp_path):
     (["objective.type=causal", "objective.mask_rate_levels=2"], "objective.mask_rate_levels=2 does nothing"),
     (["objective.causal_share=0.2"], "command line: objective.causal_share=0.2 does nothing: only read with "
      "objective.type=hybrid"),
-    (["distill.weight=0.2"], "distill.weight=0.2 does nothing: it is only read with distill.teacher"),
+    (["distill.weight=0.2"], "distill.weight=0.2 does nothing: only read with distill.teacher"),
     (["distill.temperature=2"], "distill.temperature=2.0 does nothing"),
     (["optimizer.type=adamw", "optimizer.muon_lr=0.1"], "optimizer.muon_lr=0.1 does nothing"),
     (["optimizer.type=adalomo", "optimizer.momentum=0.9"], "optimizer.momentum=0.9 does nothing"),
