@@ -268,7 +268,9 @@ def _ledger(run: Path) -> int:
     print(f"spent      {budget.show(ledger.spent)} ({ledger.fraction:.2%}), "
           f"{'closed: ' + ledger.reason if ledger.closed else 'not closed: running, or stopped by a crash'}")
     print(f"sessions   {ledger.sessions}")
-    print(f"work       {ledger.steps} steps, {ledger.tokens} tokens, {ledger.flops:.4g} FLOPs")
+    teacher = ledger.teacher
+    taught = f", and the teacher's {teacher.steps} steps, {teacher.tokens} tokens, {teacher.flops:.4g} FLOPs" if teacher else ""
+    print(f"work       {ledger.own('steps')} steps, {ledger.own('tokens')} tokens, {ledger.own('flops'):.4g} FLOPs{taught}")
     if ledger.energy_joules is not None:
         print(f"energy     {ledger.energy_joules / 3.6e6:.4f} kWh")
     print(f"account    {ledger.seconds:.1f} s charged")
