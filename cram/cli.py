@@ -62,7 +62,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         message = f"{error.filename or 'input or output'}: {error.strerror or error}; check the path and its permissions"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             held = f"that holds {error.filename} " if error.filename else ""
-            message = f"the disk {held}is full: make room and run the same command again"
+            message = f"the disk {held}is full ({os.strerror(error.errno)}): make room and run the same command again"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

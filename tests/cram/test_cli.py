@@ -77,8 +77,8 @@ def test_force_names_a_stage(cram, monkeypatch, arguments, forced):
 @pytest.mark.parametrize("error, code, line", [
     (CramError("a: is\nwrong"), 2, "error: a: is wrong\n"),
     (OSError(28, "No space left on device", "/full/x"), 2,
-     "error: the disk that holds /full/x is full: make room and run the same command again\n"),
-    (OSError(122, "Disk quota exceeded"), 2, "error: the disk is full: make room and run the same command again\n"),
+     "error: the disk that holds /full/x is full (No space left on device): make room and run the same command again\n"),
+    (OSError(122, "Disk quota exceeded"), 2, "error: the disk is full (Disk quota exceeded): make room and run the same command again\n"),
     (OSError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; check the path and its permissions\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),
 ])
