@@ -11,6 +11,9 @@ from cram.cautious import decay_cautiously
 from cram.errors import CramError
 from cram.sharded import local
 
+NO_BITSANDBYTES = ("optimizer.state_bits=8 needs bitsandbytes: pip install 'bitsandbytes>=0.48' (the extra lowbit), "
+                   "or use optimizer.state_bits=32")
+
 
 class AdamW(torch.optim.AdamW):
     """torch's, fused: one kernel for all parameters, and ``found_inf`` (float32 [], or None), which makes a step change
@@ -55,8 +58,7 @@ def adamw_8bit(groups: list[dict], betas: tuple[float, float], eps: float) -> to
     try:
         from bitsandbytes.optim import AdamW8bit
     except ImportError as error:
-        raise CramError("optimizer.state_bits=8 needs bitsandbytes: pip install 'bitsandbytes>=0.48', "
-                        "or use optimizer.state_bits=32") from error
+        raise CramError(NO_BITSANDBYTES) from error
 
     class SkippableAdamW8bit(AdamW8bit):
         found_inf: Optional[Tensor] = None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
+import importlib.util
 import os
 import shlex
 import sys
@@ -57,8 +59,10 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        message = (f"{error.filename or 'input or output'}: {error.strerror or error}; "
-                   "check the path, its permissions and the space")
+        message = f"{error.filename or 'input or output'}: {error.strerror or error}; check the path and its permissions"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            held = f"that holds {error.filename} " if error.filename else ""
+            message = f"the disk {held}is full ({os.strerror(error.errno)}): make room and run the same command again"
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
@@ -185,8 +189,9 @@ def _stages(verb: str, options) -> int:
     runner = Runner(STAGES, _load(options.settings), _tell)
     target = None if verb in ("run", "status") else verb
     if verb != "status":
-        _refuse_hardware(runner.plan(target, options.force), runner.config)
-    again = shlex.join(["cram", "run" if verb == "status" else verb, *options.settings])
+        _refuse_hardware(runner.plan(target, options.force), runner.config, options.dry_run)
+    launcher = ["torchrun", "--nproc-per-node", str(_processes()), "-m"] if _processes() > 1 else []
+    again = shlex.join([*launcher, "cram", "run" if verb == "status" else verb, *options.settings])
     if verb == "status" or options.dry_run:
         for plan in runner.plan(target, None if verb == "status" else options.force):
             state, note = plan.state, plan.reason or str(plan.folder)
@@ -209,14 +214,36 @@ def _stages(verb: str, options) -> int:
     return 0
 
 
-def _refuse_hardware(plans, config) -> None:
-    """Before hours of data preparation: raise CramError when training is due and asks for what is not here."""
-    asks = config.model.attention not in ("auto", "sdpa") or config.train.device == "cuda" or config.train.precision != "auto"
-    if asks and any(plan.stage.name == "pretrain" and plan.state != "fresh" for plan in plans):
+def _refuse_hardware(plans, config, dry_run: bool) -> None:
+    """Before hours of data preparation: raise CramError when training is due and asks for what is not here. A dry run may
+    be started without torchrun."""
+    if all(plan.stage.name != SHARED or plan.state == "fresh" for plan in plans):
+        return
+    train = config.train
+    if train.replay is not None:
+        from cram.budget import Budget
+        from cram.record import Replay
+        Replay.read(train.replay, Budget.parse(config.budget))
+    if not dry_run and (train.parallel != "none" or _processes() > 1):
+        from cram.parallel import refuse_launch
+        refuse_launch(train)
+    if config.optimizer.state_bits == 8 and importlib.util.find_spec("bitsandbytes") is None:
+        from cram.adamw import NO_BITSANDBYTES
+        raise CramError(NO_BITSANDBYTES)
+    if config.model.attention not in ("auto", "sdpa") or train.device == "cuda" or train.precision != "auto" or train.fp8:
+        from cram import fp8
         from cram.device import choose_device
         from cram.model import refuse_attention
 
-        refuse_attention(config.model, choose_device(config.train).kind)
+        kind = choose_device(train).kind
+        refuse_attention(config.model, kind)
+        if train.fp8 and (reason := fp8.why_not(kind)):
+            raise CramError(f"train.fp8=true: {reason}; use train.fp8=false")
+
+
+def _processes() -> int:
+    """How many torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _tell(line: str) -> None:
@@ -241,7 +268,9 @@ def _ledger(run: Path) -> int:
     print(f"spent      {budget.show(ledger.spent)} ({ledger.fraction:.2%}), "
           f"{'closed: ' + ledger.reason if ledger.closed else 'not closed: running, or stopped by a crash'}")
     print(f"sessions   {ledger.sessions}")
-    print(f"work       {ledger.steps} steps, {ledger.tokens} tokens, {ledger.flops:.4g} FLOPs")
+    teacher = ledger.teacher
+    taught = f", and the teacher's {teacher.steps} steps, {teacher.tokens} tokens, {teacher.flops:.4g} FLOPs" if teacher else ""
+    print(f"work       {ledger.own('steps')} steps, {ledger.own('tokens')} tokens, {ledger.own('flops'):.4g} FLOPs{taught}")
     if ledger.energy_joules is not None:
         print(f"energy     {ledger.energy_joules / 3.6e6:.4f} kWh")
     print(f"account    {ledger.seconds:.1f} s charged")

@@ -34,6 +34,22 @@ from cram.ledger import CATEGORIES
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")  # what torchrun puts into the environment
 
 
+def refuse_launch(train) -> tuple[int, int, int]:
+    """This process's number, how many there are, its number on this machine: as torchrun says, 0, 1, 0 without it.
+
+    CramError when train.parallel and the way the program was started do not fit. Touches no card.
+    """
+    launched = all(name in os.environ for name in TORCHRUN)
+    rank, size, local = (int(os.environ[name]) for name in TORCHRUN) if launched else (0, 1, 0)
+    if train.parallel == "none" and size > 1:
+        raise CramError(f"train.parallel=none, but torchrun started {size} processes, which would all train the same "
+                        "model into the same folder: set train.parallel=ddp, fsdp or tp, or start without torchrun")
+    if train.parallel != "none" and not launched:
+        raise CramError(f"train.parallel={train.parallel}: needs one process a card; set train.parallel=none, or start "
+                        f"it with torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel={train.parallel}")
+    return rank, size, local
+
+
 @dataclass(frozen=True)
 class World:
     """This process among the others. ``World()`` is a process on its own; ``World.start`` joins the others.
@@ -56,16 +72,9 @@ class World:
         On CUDA the process takes card LOCAL_RANK, so call this before anything touches a card. Raises CramError when
         train.parallel and the way the program was started do not fit, or there are fewer cards than processes.
         """
-        launched = all(name in os.environ for name in TORCHRUN)
-        rank, size, local = (int(os.environ[name]) for name in TORCHRUN) if launched else (0, 1, 0)
+        rank, size, local = refuse_launch(train)
         if train.parallel == "none":
-            if size > 1:
-                raise CramError(f"train.parallel=none, but torchrun started {size} processes, which would all train the same "
-                                "model into the same folder: set train.parallel=ddp, fsdp or tp, or start without torchrun")
             return cls(kind=device_kind)
-        if not launched:
-            raise CramError(f"train.parallel={train.parallel}: needs one process a card; set train.parallel=none, or start "
-                            f"it with torchrun --nproc-per-node 2 -m cram pretrain NAME train.parallel={train.parallel}")
         if device_kind == "cuda":
             cards = torch.cuda.device_count()
             if local >= cards:

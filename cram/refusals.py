@@ -12,6 +12,7 @@ from cram.combinations import COMBINATIONS
 from cram.config import COMMAND_LINE, lookup
 from cram.errors import CramError
 from cram.explain import show
+from cram.refusals_engine import idle, levels
 from cram.schema import Config
 
 # A rule is (what to say, test); values of null are never tested.
@@ -22,6 +23,10 @@ POSITIVE: Rule = ("must be more than 0", lambda x: x > 0)
 SHARE: Rule = ("must lie between 0 and 1", lambda x: 0 <= x <= 1)
 INSIDE: Rule = ("must lie between 0 and 1, both excluded", lambda x: 0 < x < 1)
 DECAY: Rule = ("must be at least 0 and less than 1", lambda x: 0 <= x < 1)
+THREADS: Rule = ("must lie between 1 and 1,024: more than any machine has cores bring torch down", lambda x: 1 <= x <= 1024)
+MEMORY: Rule = ("must lie between 8 and 100,000: few losses have no spread, very many no use", lambda x: 8 <= x <= 100_000)
+LEVELS: Rule = ("must lie between 1 and 100, since each compiles once", lambda x: 1 <= x <= 100)
+AN_HOUR: Rule = ("must be more than 0 and at most 3,600, the most that a crash is over-charged", lambda x: 0 < x <= 3600)
 
 RANGES: dict[Rule, tuple[str, ...]] = {
     COUNT: (
@@ -29,9 +34,9 @@ RANGES: dict[Rule, tuple[str, ...]] = {
         "data.filters.max_word_length", "data.filters.max_words", "data.edits.min_line_words", "data.edits.max_line_word_chars",
         "data.near_dedup.shingle_words", "data.near_dedup.bands", "data.near_dedup.rows",
         "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
-        "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "objective.mask_rate_levels",
+        "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window",
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
-        "train.threads", "train.spike_window", "train.skip_limit", "train.checkpoint_every_steps", "train.keep_checkpoints",
+        "train.skip_limit", "train.checkpoint_every_steps", "train.keep_checkpoints",
         "train.validation_tokens",
         "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every"),
     NOT_NEGATIVE: (
@@ -45,7 +50,7 @@ RANGES: dict[Rule, tuple[str, ...]] = {
         "model.norm_eps", "model.rope_base", "model.rope_base_end", "train.spike_sigmas", "distill.temperature",
         "model.init_std", "model.logit_softcap",
         "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
-        "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "telemetry.heartbeat"),
+        "train.checkpoint_every", "train.validate_every", "telemetry.print_every"),
     SHARE: (
         "data.edits.max_line_uppercase", "data.edits.max_line_digits", "data.near_dedup.verify",
         *(f"data.filters.{name}" for name in (
@@ -60,14 +65,19 @@ RANGES: dict[Rule, tuple[str, ...]] = {
     INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "objective.causal_share",
              "evaluate.mask_rate", "train.ema"),
     DECAY: ("optimizer.beta1", "optimizer.beta2", "optimizer.momentum"),
+    THREADS: ("train.threads",),
+    MEMORY: ("train.spike_window",),
+    LEVELS: ("objective.mask_rate_levels",),
+    AN_HOUR: ("telemetry.heartbeat",),
 }
 
 
 def validate(config: Config, places: dict[str, str] | None = None) -> None:
-    """Raise CramError for the first refusal, led by the place where one of its keys was set."""
+    """Raise CramError for the first refusal, led by a place where one of its keys was set: the command line first."""
     places = places or {}
     for keys, problem in _refusals(config, places):
-        place = next((places[key] for key in keys if key in places), None)
+        known = [places[key] for key in keys if key in places]
+        place = COMMAND_LINE if COMMAND_LINE in known else next(iter(known), None)
         raise CramError(f"{place}: {problem}" if place else problem)
 
 
@@ -85,37 +95,13 @@ def _refusals(config: Config, places: dict[str, str]) -> Iterator[tuple[tuple[st
     yield from _evaluate(config)
     yield from _schedule(config)
     yield from _train(config)
-    yield from _levels(config)
+    yield from levels(config)
+    yield from idle(config, places)
     yield from ((each.keys, each.told()) for each in COMBINATIONS if each.refused(config))
     teacher = config.distill.teacher
     if teacher is not None and not (Path(teacher) / "ledger.jsonl").is_file():
-        yield ("distill.teacher",), (f"distill.teacher: no ledger.jsonl in {teacher}; give the pretraining folder of a finished "
-                                     "run, such as runs/big/pretrain")
-
-
-def _levels(config: Config):
-    """Schedules in plateaus: [[0, first], [progress, next], ..., [progress, last]]."""
-    train, model = config.train, config.model
-    reach = model.window or train.sequence_length
-    for name, end, end_key in (("sequence_schedule", train.sequence_length, "train.sequence_length"),
-                               ("window_schedule", reach, "model.window" if model.window else "train.sequence_length"),
-                               ("layer_schedule", model.layers, "model.layers")):
-        levels, keys = getattr(train, name), (f"train.{name}", end_key)
-        if not levels:
-            continue
-        if any(len(level) != 2 for level in levels):
-            yield keys, (f"train.{name} {show(levels)} is not a list of [progress, value] pairs, such as "
-                         f"[[0, {end // 2}], [0.5, {end}]]")
-            continue
-        begins, values = zip(*levels)
-        if begins[0] != 0 or list(begins) != sorted(set(begins)) or begins[-1] >= 1:
-            yield keys, f"train.{name} {show(levels)}: the progresses must begin with 0, rise, and stay below 1"
-        if any(value < 1 or value != int(value) for value in values) or list(values) != sorted(set(values)):
-            yield keys, f"train.{name} {show(levels)}: the values must be whole numbers from 1 on, and rise"
-        elif values[-1] != end:
-            yield keys, f"train.{name} {show(levels)} ends at {int(values[-1])}, but {end_key} is {end}; make them equal"
-        elif name == "sequence_schedule" and any(value < 2 or end % value for value in values):
-            yield keys, f"train.{name} {show(levels)}: every length must be at least 2 and divide train.sequence_length {end}"
+        yield ("distill.teacher",), (f"distill.teacher: no ledger.jsonl in {teacher}; give the pretraining folder of a "
+                                     "finished run, such as runs/big/pretrain")
 
 
 def _run(config: Config):
@@ -262,6 +248,10 @@ def _train(config: Config):
     if train.checkpoint_every is not None and train.checkpoint_every_steps is not None:
         yield (("train.checkpoint_every_steps", "train.checkpoint_every"),
                "train.checkpoint_every and train.checkpoint_every_steps exclude each other; set one to null")
+    budget = Budget.parse(config.budget)
+    if train.reserve is not None and budget.kind == "time" and train.reserve >= budget.amount:
+        yield (("train.reserve", "budget"),
+               f"train.reserve {train.reserve:g} s leaves nothing of budget={config.budget}; lower it (null: measured)")
     if train.validate_every > 1:
         yield ("train.validate_every",), f"train.validate_every is a share of the budget, at most 1, got {train.validate_every}"
     for key, tokens in (("train.validation_tokens", train.validation_tokens), ("evaluate.tokens", config.evaluate.tokens)):

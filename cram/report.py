@@ -122,7 +122,8 @@ def _summary(config: Config, ledger: Summary, rows: list[dict], scores: dict) ->
              if held_out.get("bits_per_byte") is not None
              else f"{held_out['loss']:.3f} nats per token, accuracy {100 * held_out['accuracy']:.1f}%")
     return (f"{size}{budget.show(ledger.spent)} of {ledger.budget} spent ({100 * ledger.fraction:.1f}%), "
-            f"{ledger.steps:,} steps, {ledger.tokens:,} tokens. On held-out text: {found}; "
+            f"{ledger.own('steps'):,} steps, {ledger.own('tokens'):,} tokens"
+            f"{', the teacher paid for' if ledger.teacher else ''}. On held-out text: {found}; "
             f"{gain(scores)}.")
 
 
@@ -144,7 +145,17 @@ def _account(config: Config, ledger: Summary) -> list[tuple]:
     if config.telemetry.usd_per_hour is not None:
         facts.append(f"cost {ledger.seconds / 3600 * config.telemetry.usd_per_hour:.2f} USD")
     return [("table", ["charged to", "seconds", "share"], [*rows, ["together", f"{ledger.seconds:,.1f}", "100%"]]),
-            ("text", "; ".join(facts) + ".")]
+            ("text", "; ".join(facts) + "."), *_teacher(ledger)]
+
+
+def _teacher(ledger: Summary) -> list[tuple]:
+    """What of the budget went to the teacher, in words."""
+    if (teacher := ledger.teacher) is None:
+        return []
+    return [("text", f"The teacher, run {teacher.run_id}, is part of this budget with its whole ledger: "
+                     f"{teacher.seconds:,.1f} s, {teacher.steps:,} steps, {teacher.tokens:,} tokens, {teacher.flops:.4g} FLOPs. "
+                     f"The run's own are {ledger.seconds - teacher.seconds:,.1f} s, {ledger.own('steps'):,} steps, "
+                     f"{ledger.own('tokens'):,} tokens, {ledger.own('flops'):.4g} FLOPs.")]
 
 
 def _events(rows: list[dict]) -> list[tuple]:
@@ -187,6 +198,8 @@ def _provenance(text: dict, tokenizer: dict, data: dict, pretrain_dir: Path, led
     for path in sorted(pretrain_dir.glob("checkpoints/step-*[0-9]/manifest.json"))[-1:]:
         made = _read(path)
         rows.append(["weights", f"step {made['step']:,}, xxh3-128 {made['xxh3_128']}, torch {made['torch']}"])
+    if (teacher := ledger.teacher) is not None:
+        rows += [["teacher: run", teacher.run_id], ["teacher: ledger head", teacher.head]]
     return [*rows, ["run", ledger.run_id], ["ledger head", ledger.head],
             ["written by", f"cram {__version__}, Python {platform.python_version()}, {platform.system()} "
                            f"{platform.machine()}"]]

@@ -39,7 +39,7 @@ LAYOUT = {  # the Custom Scalars tab; each name is a regular expression over tag
         "throughput (tokens per second)": ["Multiline", ["speed/tokens_per_second"]],
     }
 }
-HPARAMS = ("budget", "seed", "model", "objective", "optimizer", "schedule", "train")  # what runs are compared by
+HPARAMS = ("budget", "seed", "model", "objective", "optimizer", "schedule", "train", "distill")  # what runs are compared by
 
 
 def read_metrics(path: Path) -> list[dict]:

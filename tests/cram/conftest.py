@@ -33,13 +33,16 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture
-def small_config():
-    """A model of a few thousand parameters; keyword arguments are overrides in dotted form."""
+def small_config(tmp_path_factory):
+    """A model of a few thousand parameters; arguments are overrides in dotted form."""
     from cram.config import load
 
+    # in a file: what causal models do not read is refused on the command line alone
+    masked = tmp_path_factory.mktemp("config") / "masked.yaml"
+    masked.write_text("objective:\n  mask_rate: 0.3\n")
+
     def make(*overrides, budget="12 steps"):
-        return load("demo", [f"budget={budget}", "model.width=32", "model.heads=2", "train.sequence_length=32",
-                             "train.batch_tokens=512", "train.validation_tokens=512", "train.threads=1",
-                             "telemetry.heartbeat=0.5", "objective.mask_rate=0.3",
-                             "optimizer.lr=0.01", *overrides])
+        return load(["demo", masked], [f"budget={budget}", "model.width=32", "model.heads=2", "train.sequence_length=32",
+                                       "train.batch_tokens=512", "train.validation_tokens=512", "train.threads=1",
+                                       "telemetry.heartbeat=0.5", "optimizer.lr=0.01", *overrides])
     return make

@@ -158,7 +158,7 @@ def test_a_full_disk(cram, folder, monkeypatch):
 
     monkeypatch.setattr(pack, "write_manifest", full)
     err = refused(cram, "data", *TINY, "data.files=good.jsonl")
-    assert "runs/artifacts/shard: No space left on device; check" in err
+    assert "the disk that holds runs/artifacts/shard is full (No space left on device): make room" in err
     assert not list((folder / "runs/artifacts").glob("data-*/stage.json"))
 
 

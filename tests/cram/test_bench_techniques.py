@@ -42,8 +42,9 @@ def test_code_and_test_are_there(technique, root):
 
 
 @pytest.mark.parametrize("technique", [each for each in TECHNIQUES if "parallel" not in each.name], **NAMED)
-def test_settings_can_be_loaded_and_change_something(technique):
-    base = [*techniques.BASE[1:], "budget=14 steps"]
+def test_settings_can_be_loaded_and_change_something(technique, tmp_path):
+    (tmp_path / "ledger.jsonl").touch()
+    base = [*techniques.BASE[1:], "budget=14 steps", *[f"distill.teacher={tmp_path}"] * technique.teacher]
     plain, own = (load("demo", [*base, *technique.against, *settings]) for settings in ((), technique.settings))
     changed = {key for key, *_ in differences(plain, own)}
     assert changed == technique.keys - {"distill.teacher"}, "no setting repeats what is there anyhow"
@@ -104,14 +105,16 @@ def test_ratios_are_to_the_plain_run_of_the_same_settings():
     assert rows["c"]["remark"] == "needs a card" and rows["d"]["error"] == "no room" and "speed" not in rows["d"]
 
 
-def test_no_run_is_made_twice(monkeypatch):
+def test_no_run_is_made_twice(monkeypatch, tmp_path):
     """A run made before is found again, and would tell nothing of memory."""
+    (tmp_path / "ledger.jsonl").touch()
     monkeypatch.setattr(techniques, "bring", lambda settings, stage: None)
     monkeypatch.setattr(techniques, "peak_bytes", lambda work: 2**20)
     made = []
 
     def once(found, settings, teacher_steps, first):
-        made.append(load([settings[0]], [each for each in settings[1:] if not each.startswith(("name=", "distill.teacher"))]))
+        made.append(load([settings[0]], [f"distill.teacher={tmp_path}" if each.startswith("distill.teacher=") else each
+                                         for each in settings[1:] if not each.startswith("name=")]))
         found |= {"speeds": [1.0], "loss": 1.0}
 
     monkeypatch.setattr(techniques, "_once", once)

@@ -10,6 +10,7 @@ from cram import artifacts, cli, stages
 from cram.budget import Budget
 from cram.ledger import Ledger
 from cram.errors import CramError
+from cram.interrupt import Interrupted
 
 STAGES = ("measure", "text", "tokenizer", "data", "pretrain", "evaluate", "report")
 
@@ -76,7 +77,9 @@ def test_force_names_a_stage(cram, monkeypatch, arguments, forced):
 @pytest.mark.parametrize("error, code, line", [
     (CramError("a: is\nwrong"), 2, "error: a: is wrong\n"),
     (OSError(28, "No space left on device", "/full/x"), 2,
-     "error: /full/x: No space left on device; check the path, its permissions and the space\n"),
+     "error: the disk that holds /full/x is full (No space left on device): make room and run the same command again\n"),
+    (OSError(122, "Disk quota exceeded"), 2, "error: the disk is full (Disk quota exceeded): make room and run the same command again\n"),
+    (OSError(13, "Permission denied", "/x"), 2, "error: /x: Permission denied; check the path and its permissions\n"),
     (KeyboardInterrupt(), 130, "interrupted\n"),
 ])
 def test_exit_codes(cram, monkeypatch, error, code, line):
@@ -86,6 +89,55 @@ def test_exit_codes(cram, monkeypatch, error, code, line):
     monkeypatch.setattr(stages.Runner, "run", fail)
     result = cram("run")
     assert (result.code, result.err) == (code, line)
+
+
+@pytest.mark.parametrize("settings, world, told", [
+    (["train.fp8=true"], None, "train.fp8=true: needs a CUDA card"),
+    (["optimizer.type=adamw", "optimizer.state_bits=8"], None, "optimizer.state_bits=8 needs bitsandbytes: pip install"),
+    (["train.parallel=ddp"], None, "train.parallel=ddp: needs one process a card"),
+    ([], 2, "train.parallel=none, but torchrun started 2 processes"),
+    (["train.replay=short.f64", "budget=3 steps"], None, "train.replay=short.f64: 5 bytes are not eight for each step"),
+])
+def test_what_training_would_refuse_is_refused_before_the_data(cram, tmp_path, monkeypatch, settings, world, told):
+    import importlib.util
+
+    import torch
+
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "bitsandbytes" else find(name, *more))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    under_torchrun(monkeypatch, world)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "short.f64").write_bytes(b"12345")
+    result = cram("run", *settings)
+    assert result.code == 2 and result.err.startswith(f"error: {told}") and not (tmp_path / "runs").exists()
+    monkeypatch.setattr(stages.Runner, "run", lambda self, target, force: None)
+    assert cram("data", *settings).code == 0, "no training is due"
+
+
+def under_torchrun(monkeypatch, world):
+    for name, value in (("RANK", 0), ("LOCAL_RANK", 0), ("WORLD_SIZE", world)):
+        monkeypatch.delenv(name, raising=False)
+        if world:
+            monkeypatch.setenv(name, str(value))
+
+
+@pytest.mark.parametrize("world, launcher", [(None, ""), (2, "torchrun --nproc-per-node 2 -m ")])
+def test_the_command_that_resumes_is_the_one_that_was_typed(capsys, monkeypatch, world, launcher):
+    def stop(self, target, force):
+        raise Interrupted
+
+    under_torchrun(monkeypatch, world)
+    monkeypatch.setattr(stages.Runner, "run", stop)
+    settings = ["demo", "train.parallel=ddp"] if world else ["demo"]
+    with pytest.raises(Interrupted):
+        cli.main(["pretrain", *settings])
+    assert f"resume with: {launcher}cram pretrain {' '.join(settings)}\n" == capsys.readouterr().out
+
+
+def test_a_dry_run_needs_no_torchrun(cram, monkeypatch):
+    under_torchrun(monkeypatch, None)
+    assert cram("run", "--dry-run", "train.parallel=ddp").code == 0
 
 
 def test_a_defect_is_not_hidden(monkeypatch):

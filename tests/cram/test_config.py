@@ -138,12 +138,53 @@ def test_files_that_are_no_utf8_yaml(tmp_path):
     (["budget=3 parsecs"], "not understood"),
     (["name=a/b"], "cannot be a folder's name"),
     (["name=artifacts"], "cannot be a folder's name"),
+    (["train.threads=1025"], "train.threads must lie between 1 and 1,024"),
+    (["train.threads=0"], "train.threads must lie between 1 and 1,024"),
+    (["train.spike_window=7"], "train.spike_window must lie between 8 and 100,000"),
+    (["train.spike_window=100001"], "train.spike_window must lie between 8 and 100,000"),
+    (["telemetry.heartbeat=3601"], "telemetry.heartbeat must be more than 0 and at most 3,600"),
+    (["telemetry.heartbeat=0"], "telemetry.heartbeat must be more than 0 and at most 3,600"),
+    (["objective.mask_rate_levels=101"], "objective.mask_rate_levels must lie between 1 and 100"),
+    (["train.reserve=180"], "command line: train.reserve 180 s leaves nothing of budget=3m; lower it"),
+    (["objective.type=causal", "objective.mask_rate=0.2"], "objective.mask_rate=0.2 does nothing: only read with "
+     "objective.type=masked or hybrid; add objective.type=masked, or leave it out"),
+    (["objective.type=causal", "objective.mask_rate_end=0.2"], "objective.mask_rate_end=0.2 does nothing"),
+    (["objective.type=causal", "objective.mask_rate_levels=2"], "objective.mask_rate_levels=2 does nothing"),
+    (["objective.causal_share=0.2"], "command line: objective.causal_share=0.2 does nothing: only read with "
+     "objective.type=hybrid"),
+    (["distill.weight=0.2"], "distill.weight=0.2 does nothing: only read with distill.teacher"),
+    (["distill.temperature=2"], "distill.temperature=2.0 does nothing"),
+    (["optimizer.type=adamw", "optimizer.muon_lr=0.1"], "optimizer.muon_lr=0.1 does nothing"),
+    (["optimizer.type=adalomo", "optimizer.momentum=0.9"], "optimizer.momentum=0.9 does nothing"),
+    (["optimizer.weight_decay=0", "optimizer.cautious=true"], "optimizer.cautious=true does nothing: only read with "
+     "optimizer.weight_decay above 0"),
     (["model=3"], "model is a section; set one of its keys"),
     (["model.layers"], "expected key=value"),
     (["data.packages=[numpy"], "expected a list such as"),
 ])
 def test_impossible_values_and_combinations(overrides, expected):
     assert expected in refusal("demo", *overrides)
+
+
+@pytest.mark.parametrize("overrides", [
+    ["train.reserve=180", "budget=181s"], ["train.reserve=180", "budget=9 steps"], ["train.threads=1024"],
+    ["train.spike_window=8"], ["train.spike_window=100000"], ["telemetry.heartbeat=3600"], ["objective.mask_rate_levels=100"],
+    ["objective.type=hybrid", "objective.mask_rate=0.2", "objective.causal_share=0.1"],
+    ["optimizer.weight_decay=0", "optimizer.cautious=false"]])
+def test_what_lies_just_inside_is_let_through(overrides):
+    load("demo", overrides)
+
+
+def test_a_file_may_set_what_this_run_does_not_read(tmp_path):
+    """demo_gpt inherits demo's mask rate."""
+    path = write(tmp_path, "a.yaml", "objective:\n  causal_share: 0.3\ndistill:\n  weight: 0.4\n")
+    assert load(path).objective.causal_share == 0.3
+
+
+def test_the_command_line_is_blamed_before_a_file(tmp_path):
+    path = write(tmp_path, "a.yaml", "model:\n  width: 96\n  heads: 4\n")
+    assert refusal(path, "model.heads=5").startswith("command line: model.width 96 is not a multiple of model.heads 5")
+    assert refusal(write(tmp_path, "b.yaml", "model:\n  width: 97\n  heads: 4\n")).startswith(f"{tmp_path}/b.yaml:2: ")
 
 
 def test_unknown_configuration_suggests_the_nearest():

@@ -6,6 +6,7 @@ from html.parser import HTMLParser
 
 import pytest
 
+from cram.audit import read_ledger
 from cram.budget import Budget
 from cram.ledger import Ledger
 from cram.config import load
@@ -83,9 +84,36 @@ def test_numbers_come_from_the_files(run):
                  "| train | 600 | 50,000 | 15,000 | 3.33 |", "| model.layers | 3 |", "sha256 ab12", "feedc0ffee12", head,
                  "scripts/run runs/page/report/config.yaml", "![training and validation loss"]:
         assert fact in page, fact
-    assert "model.width" not in page  # a default
+    assert "model.width" not in page and "teacher:" not in page and "The teacher" not in page  # a default; none
     assert said == ["report: runs/page/report/report.html"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "curves.svg", "report.html", "report.md"]
+
+
+def test_a_teacher_is_told_apart(run):
+    folder, _ = run
+    seconds = [0.0]
+
+    def closed(name, teacher=None, **work):
+        path = folder / name / "ledger.jsonl"
+        ledger = Ledger(path, Budget.parse("140 steps"), name, heartbeat=3600.0, clock=lambda: seconds[0])
+        if teacher:
+            ledger.pay_for_teacher(teacher)
+        ledger.count(**work)
+        seconds[0] += 30.0
+        ledger.close("finished")
+        return read_ledger(path)
+
+    for name in ("ledger.jsonl", "ledger.head"):
+        (folder / "pretrain" / name).unlink()
+    teacher = closed("big", steps=100, tokens=100_000, flops=2e9)
+    closed("pretrain", teacher, steps=40, tokens=40_000, flops=1e9)
+    page = (report(run)[0] / "report.md").read_text().replace("\\", "")
+    for fact in ["40 steps, 40,000 tokens, the teacher paid for. On held-out text",
+                 "The teacher, run big, is part of this budget with its whole ledger: 30.0 s, 100 steps, 100,000 tokens, 2e+09 "
+                 "FLOPs. The run's own are 30.0 s, 40 steps, 40,000 tokens, 1e+09 FLOPs.",
+                 "| teacher: run | big |", f"| teacher: ledger head | {teacher.head} |"]:
+        assert fact in page, fact
+    assert "140 steps, 140,000" not in page
 
 
 def test_the_saved_configuration_is_the_same_again(run):

@@ -13,7 +13,8 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from cram.errors import CramError
 from cram.telemetry import Telemetry, read_metrics
 
-CONFIG = {"name": "t", "train": {"lr": 1e-3, "flag": True, "none": None, "list": ["a|b"]}}
+CONFIG = {"name": "t", "train": {"lr": 1e-3, "flag": True, "none": None, "list": ["a|b"]},
+          "distill": {"weight": 0.5}}
 
 
 def open_telemetry(folder, **more):
@@ -103,6 +104,7 @@ def test_layout_text_and_hparams_are_in_the_events(crashed):
     content = board.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     hparams = plugin_data_pb2.HParamsPluginData.FromString(content).session_start_info.hparams
     assert hparams["train.lr"].number_value == 1e-3 and hparams["train.none"].string_value == "null"
+    assert hparams["distill.weight"].number_value == 0.5
     assert "name" not in hparams
     assert points(crashed / "tensorboard", "final/loss_train") == [(9, 11.0)]
     runs = {path.parent.name for path in crashed.rglob("events.out.tfevents.*")}

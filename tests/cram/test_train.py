@@ -50,7 +50,7 @@ def until_plan(process):
 
 @pytest.mark.parametrize("objective", ["masked", "causal"])
 def test_a_step_budget_is_used_exactly_and_the_loss_falls(tiny, small_config, tmp_path, objective):
-    config = small_config(f"objective.type={objective}", "objective.mask_rate=0.3", budget="40 steps")
+    config = small_config(f"objective.type={objective}", budget="40 steps")
     run(config, tiny, tmp_path)
     assert checkpoint.list_checkpoints(tmp_path / "checkpoints")[0].name == "step-00000040"
     ledger = read_ledger(tmp_path / "ledger.jsonl")
