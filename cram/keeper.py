@@ -40,7 +40,7 @@ class Keeper:
             self._restore(state)
             pace.load_state_dict(state["pace"])
         self.lost = ledger.resume(self.at.step)  # since that checkpoint: spent, and stays charged
-        self.record = Record(run_dir, self.at.step) if world.main else Follower(ledger.budget, run_dir)
+        self.record = Record(run_dir, self.at.step, say) if world.main else Follower(ledger.budget, run_dir)
 
     def save(self) -> None:
         """A durable checkpoint of this moment, charged; the same moment is not saved twice."""

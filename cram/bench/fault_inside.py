@@ -57,7 +57,7 @@ def explode(ground: Ground, rng: random.Random) -> Result:
     code, problems = process.wait(), []
     if code != 2 or "lower optimizer.lr" not in process.output():
         problems.append(f"exit code {code}: {last_line(process)}")
-    return Result([*problems, *unproved(trial, "stopped by CramError")], note="stopped with advice" * (not problems))
+    return Result([*problems, *unproved(trial, "stopped by Exploded")], note="stopped with advice" * (not problems))
 
 
 def out_of_memory(ground: Ground, rng: random.Random) -> Result:

@@ -50,7 +50,8 @@ def test_config_prints_values_with_meanings(cram):
     line = next(line for line in out.splitlines() if line.strip().startswith("layers:"))
     assert line.split("#")[0].split() == ["layers:", "7"] and "* (default 12) number of Transformer blocks" in line
     assert cram("config").out == cram("config", "demo").out
-    assert cram("config", "--diff", "demo", "demo_gpt").out == "name: demo -> demo_gpt\nobjective.type: masked -> causal\n"
+    assert cram("config", "--diff", "demo", "demo_gpt").out == (
+        "name: demo -> demo_gpt\nmodel.tied: true -> false\nobjective.type: masked -> causal\n")
 
 
 def test_dry_run_and_status_write_nothing(cram, tmp_path):
