@@ -33,6 +33,7 @@ SCHEMA = 1
 COLUMNS = 4  # plots side by side
 ROUNDS = "Medians of {repeats} rounds, in each of which every competitor is timed once."
 CROWDED = 8  # more names on an axis than this stand upright
+LONGEST = 32  # letters of such a name
 
 
 def save(record: dict, out: Path) -> Path:
@@ -80,7 +81,9 @@ def draw(record: dict) -> bytes:
     view, panels = record["view"], _panels(record)
     columns = min(COLUMNS, len(panels))
     lines = math.ceil(len(panels) / columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * lines * len(view["y"])), layout="constrained")
+    crowded = max(len({row[view["x"]] for row in rows}) for rows in panels.values()) > CROWDED
+    size = (4.2 * columns * (1 + crowded), (3.2 + 1.8 * crowded) * lines * len(view["y"]))
+    figure = Figure(figsize=size, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(lines * len(view["y"]), columns, squeeze=False).flatten()
     for ax in axes:
@@ -124,7 +127,8 @@ def _plot(ax, view: dict, rows: list[dict], names: list[str], key: str) -> None:
         for numbers in (True, False):  # a line leads from number to number; what is no number stands alone
             part = {places.index(place): value for place, value in points.items() if isinstance(place, (int, float)) is numbers}
             ax.plot(part.keys(), part.values(), linestyle=("--" if baseline else "-") if numbers else "", **style)
-    ax.set_xticks(range(len(places)), map(str, places), rotation=90 if len(places) > CROWDED else 0)
+    told = [text if len(text) <= LONGEST else text[:LONGEST - 1] + "…" for text in map(str, places)]
+    ax.set_xticks(range(len(places)), told, rotation=90 if len(places) > CROWDED else 0)
     ax.set_xlim(-0.6, len(places) - 0.4)
     ax.set_ylim(1.1 * lowest, 1.1 * highest or 1.0)
 
