@@ -44,7 +44,7 @@ class Logbook:
         self.telemetry.train({
             "step": step, "progress": progress, "spent": self.ledger.seconds, "loss": _finite(loss), **rates,
             "grad_norm": _finite(norm), "tokens": tokens, "tokens_per_second": speed, "batch_tokens": shape.tokens,
-            "row": shape.row, "window": shape.window, "layers": shape.layers,
+            "row": shape.row, "window": shape.window or shape.row, "layers": shape.layers,
             "mask_rate": shape.mask_rate if masked else None,
             "mfu": self._flops / self._seconds / self.device.peak_flops if self.device.peak_flops else None,
             "memory_bytes": self.device.memory()})
