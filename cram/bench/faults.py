@@ -63,8 +63,11 @@ def measure(names: Sequence[str], kills: int, repeats: int, folder: Optional[Pat
         runs = max(len(BUDGETS), math.ceil(kills / KILLS_A_RUN))
         shares = [kills * (run + 1) // runs - kills * run // runs for run in range(runs)]
         for number, budget in enumerate(BUDGETS if kills else ()):
-            tried = [attempt(kill_anywhere, ground, budget, share, random.Random(f"{budget} {share} {run}"))
-                     for run, share in enumerate(shares[number::len(BUDGETS)])]
+            tried = []
+            for left in shares[number::len(BUDGETS)]:
+                while left > 0:  # a run may end before it was killed so often: another takes the rest
+                    tried.append(attempt(kill_anywhere, ground, budget, left, random.Random(f"{budget} {left} {len(tried)}")))
+                    left -= tried[-1][0].tried if tried[-1][0] is not None else left
             yield [told(row("killed at random moments", budget, f"kill -9 at any moment of {budget}", tried), say)]
     finally:
         if folder is None:
