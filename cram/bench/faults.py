@@ -67,7 +67,7 @@ def measure(names: Sequence[str], kills: int, repeats: int, folder: Optional[Pat
             for left in shares[number::len(BUDGETS)]:
                 while left > 0:  # a run may end before it was killed so often: another takes the rest
                     tried.append(attempt(kill_anywhere, ground, budget, left, random.Random(f"{budget} {left} {len(tried)}")))
-                    left -= tried[-1][0].tried if tried[-1][0] is not None else left
+                    left -= max(1, tried[-1][0].tried) if tried[-1][0] is not None else left
             yield [told(row("killed at random moments", budget, f"kill -9 at any moment of {budget}", tried), say)]
     finally:
         if folder is None:
