@@ -5,8 +5,8 @@ hash. The ledger, not a checkpoint, remembers what was spent, so a crash refunds
 
 * A heartbeat row every half interval carries the time spent so far. A session found
   without a closing row died; it is charged to its last row plus one whole heartbeat
-  interval, which is no less than what it used, even where the disk is slow or the
-  machine busy.
+  interval, which is no less than what it used unless disk or machine held the next
+  row up for more than half an interval.
 * What was spent after the checkpoint that a run resumes from moves to the category
   ``lost``. Time is never given back.
 * ``ledger.head`` holds number and hash of the last row. Editing or reordering rows
