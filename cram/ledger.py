@@ -57,7 +57,7 @@ class Ledger:
         self.path, self.budget = path, budget
         self._clock, self._world_size = clock, world_size
         self._energy, self._joules = (lambda: None), None
-        # rows are written one at a time, in order; the loop goes on counting while the disk writes. Taken in this order.
+        # Rows are written one at a time; the loop goes on counting meanwhile. Who needs both locks takes them in this order.
         self._writing, self._lock, self._stop = threading.RLock(), threading.RLock(), threading.Event()
         self.paid = 0.0  # what a teacher has cost, in the budget's unit: the run's schedules begin behind it
         self._unwritten: Optional[OSError] = None  # why the latest heartbeat is not in the file

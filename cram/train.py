@@ -282,8 +282,8 @@ class Day:
         self.ledger.close("finished")
         reason = "budget spent"
         if at.progress < 1.0:
-            lost = self.ledger.account_seconds["lost"] > 0.01 * self.ledger.seconds
-            reason = f"{'lost work' if lost else 'slower steps than foreseen'} used up the budget at progress {at.progress:.3f}, before the learning rate reached 0"
+            why = "lost work" if self.ledger.account_seconds["lost"] > 0.01 * self.ledger.seconds else "slower steps"
+            reason = f"{why} used up the budget at progress {at.progress:.3f}, before the learning rate reached 0"
             self.say(f"warning: {reason}")
         elif at.step == 1:
             self.say("warning: the budget was enough for one step, of learning rate 0: nothing was learnt")
