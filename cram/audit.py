@@ -72,6 +72,20 @@ class Summary:
         return getattr(self, name) - (getattr(self.teacher, name) if self.teacher else 0)
 
 
+def crash_charge(rows: list[dict]) -> float:
+    """Seconds to charge the last session for the time between its last row and its death, which no row tells: twice the
+    longest time that passed between two of its rows, at least one heartbeat interval. 0 when it closed.
+
+    Rows come every half interval, so this is one interval, unless disk or machine were slow to write them.
+    """
+    if rows[-1]["kind"] == "close":
+        return 0.0
+    opened = max(number for number, row in enumerate(rows) if row["kind"] == "open")
+    used = [row["seconds"] - row["account"]["teacher"] for row in rows[opened:]]  # a teacher's bill is no time that passed
+    longest = max((after - before for before, after in zip(used, used[1:])), default=0.0)
+    return max(rows[opened]["heartbeat"] * rows[opened]["world_size"], 2 * longest)
+
+
 def read_ledger(path: Path) -> Summary:
     """Read and verify a ledger. Raises CramError naming the first line that does not hold."""
     rows = _read_rows(path)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Callable
 
 from cram import checkpoint
-from cram.audit import Summary, read_ledger
+from cram.audit import Summary, crash_charge, read_ledger
 from cram.budget import Budget
 from cram.config import to_dict
 from cram.errors import CramError
@@ -53,8 +53,7 @@ def seconds_left(summary: Summary) -> float:
     """Of a time budget, after the charge for a session that died; infinite for the other kinds."""
     if summary.kind != "time":
         return float("inf")
-    died = 0.0 if summary.closed else next(row["heartbeat"] for row in reversed(summary.rows) if row["kind"] == "open")
-    return summary.amount - summary.seconds - died
+    return summary.amount - summary.seconds - crash_charge(summary.rows)
 
 
 def close(config, run_dir: Path, run_id: str, step: int, progress: float, say: Callable[[str], None]) -> None:

@@ -4,9 +4,9 @@ It is an append-only file of JSON rows, each fsynced and chained to the one befo
 hash. The ledger, not a checkpoint, remembers what was spent, so a crash refunds nothing:
 
 * A heartbeat row every half interval carries the time spent so far. A session found
-  without a closing row died; it is charged to its last row plus one whole heartbeat
-  interval, which is no less than what it used unless disk or machine held the next
-  row up for more than half an interval.
+  without a closing row died; it is charged to its last row plus one whole interval, or
+  more where its rows came late (``audit.crash_charge``): no less than what it used, unless
+  the row that death prevented was held up twice as long as any before it.
 * What was spent after the checkpoint that a run resumes from moves to the category
   ``lost``. Time is never given back.
 * ``ledger.head`` holds number and hash of the last row. Editing or reordering rows
@@ -32,7 +32,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Callable, Iterator, Optional
 
-from cram.audit import Summary, read_ledger, row_hash
+from cram.audit import Summary, crash_charge, read_ledger, row_hash
 from cram.budget import Budget
 from cram.errors import CramError
 from data_prep.files import append_durably, replace_durably
@@ -76,7 +76,7 @@ class Ledger:
         self._thread.start()
 
     def _continue(self, run_id: str) -> None:
-        """Take up an existing ledger; a session that never closed is charged one interval more."""
+        """Take up an existing ledger; a session that never closed is charged for the time after its last row too."""
         summary = read_ledger(self.path)
         if summary.run_id != run_id or summary.budget != self.budget.text:
             raise CramError(f"{self.path}: belongs to run {summary.run_id} with budget {summary.budget}, not to {run_id} "
@@ -88,7 +88,7 @@ class Ledger:
         self._account = dict.fromkeys(CATEGORIES, 0.0) | last["account"]
         self._work = {name: last[name] for name in ("steps", "tokens", "flops", "energy_joules")}
         if last["kind"] != "close":
-            charge = next(row["heartbeat"] for row in reversed(self._rows) if row["kind"] == "open") * self._world_size
+            charge = crash_charge(self._rows)
             if self.budget.kind == "time":  # alive, the session would have ended inside the budget
                 charge = min(charge, max(self.budget.amount - last["seconds"], 0.0))
             self._account["lost"] += charge

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cram.ledger
-from cram.audit import read_ledger
+from cram.audit import crash_charge, read_ledger
 from cram.budget import Budget
+from cram.ended import seconds_left
 from cram.errors import CramError
 from cram.ledger import CATEGORIES, Ledger
 
@@ -92,6 +93,26 @@ def test_a_crash_costs_the_time_since_the_checkpoint_plus_one_heartbeat(tmp_path
     assert ledger.account_seconds["steps"] == 10 and ledger.account_seconds["lost"] == pytest.approx(90)
     ledger.close("finished")
     assert read_ledger(path).steps == 5
+
+
+@pytest.mark.parametrize("gaps, world_size, charged", [
+    ((2.5, 2.5), 1, 5.0),       # rows on time: one interval
+    ((2.5, 4.0, 1.0), 1, 8.0),  # one came late, so the next may have been late too
+    ((2.5, 4.0, 1.0), 2, 16.0),
+    ((), 2, 10.0)])
+def test_a_session_whose_rows_came_late_is_charged_more_when_it_dies(tmp_path, gaps, world_size, charged):
+    path, clock = tmp_path / "ledger.jsonl", FakeClock()
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=5.0, world_size=world_size, clock=clock)
+    for gap in gaps:
+        clock.now += gap
+        ledger._append("heartbeat")
+    die(ledger)
+    dead = read_ledger(path)
+    assert crash_charge(dead.rows) == charged and seconds_left(dead) == 100 - sum(gaps) * world_size - charged
+    ledger = Ledger(path, Budget.parse("100s"), "run", heartbeat=5.0, clock=clock)
+    assert ledger.account_seconds["lost"] == charged and ledger.seconds == sum(gaps) * world_size + charged
+    ledger.close("stopped")
+    assert crash_charge(read_ledger(path).rows) == 0
 
 
 @settings(max_examples=60, deadline=None)

@@ -20,8 +20,13 @@ class Machine:
     def __call__(self):
         return self.now
 
-    def work(self, seconds):
-        self.now += seconds * self.rng.uniform(1.0, self.slowdown)
+    def work(self, seconds, ledger=None):
+        """Let time pass; ``ledger`` gets the rows that its thread would have written meanwhile."""
+        end = self.now + seconds * self.rng.uniform(1.0, self.slowdown)
+        while ledger and end > (beat := self.now + 1.0):
+            self.now = beat
+            ledger._append("heartbeat")
+        self.now = end
 
 
 def session(path, budget, machine, step, save, kill_at=None, progress=0.0, state=None):
@@ -40,14 +45,14 @@ def session(path, budget, machine, step, save, kill_at=None, progress=0.0, state
         nonlocal kept
         begun = machine.now
         ledger.checkpoint(number)
-        machine.work(save)
+        machine.work(save, ledger)
         pace.saved(machine.now - begun)
         kept = (progress, {**pace.state_dict(), "number": number})
     if not state:
         checkpoint()
     while (following := pace.next_progress(0.0, progress)) is not None:
         begun = machine.now
-        machine.work(step)
+        machine.work(step, ledger)
         pace.step_seconds.append(machine.now - begun)
         progress, number = following, number + 1
         ledger.count(steps=1)
