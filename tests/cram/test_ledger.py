@@ -118,7 +118,7 @@ def test_a_session_whose_rows_came_late_is_charged_more_when_it_dies(tmp_path, g
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["work", "beat", "save", "crash", "close"]), st.floats(0.0, 4.9)), max_size=40))
 def test_charged_time_is_never_less_than_device_time_under_any_crash_schedule(tmp_path_factory, events):
-    """Sessions whose heartbeats come on time: charged >= truly used, and categories sum to the total."""
+    """Sessions whose rows come within an interval: charged >= truly used and not much more; categories sum to the total."""
     path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
     clock, interval, used, step, saved, crashes = FakeClock(), 5.0, 0.0, 0, 0, 0
     budget = Budget.parse("1000h")
@@ -149,7 +149,7 @@ def test_charged_time_is_never_less_than_device_time_under_any_crash_schedule(tm
             crashes += event == "crash"
             clock.now += 1000.0  # nobody holds the device
             ledger, silent, step = start(), 0.0, saved
-    assert used - 1e-3 <= ledger.seconds <= used + interval * crashes + 1e-3
+    assert used - 1e-3 <= ledger.seconds <= used + 2 * interval * crashes + 1e-3
     ledger.close("finished")
     summary = read_ledger(path)
     assert summary.seconds == pytest.approx(sum(summary.account.values()))
