@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import errno
+import importlib
 import importlib.util
 import os
 import shlex
@@ -38,6 +39,14 @@ VERBS = {
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
     "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
     "bench": "measure on this machine: cram bench attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels",
+}
+TOOLS = {  # on a finished run: the first word is its folder
+    "evaluate": ("cram.evaluate.command", "score a run on benchmarks: cram evaluate runs/demo tasks=blimp,glue.mrpc"),
+    "generate": ("cram.after.generate_command", "continue a text: cram generate runs/demo_gpt \"The first\""),
+    "fill": ("cram.after.fill_command", "fill in blanks: cram fill runs/demo \"Returns the [MASK] of the array.\""),
+    "export": ("cram.after.export_command", "write the model as stock Hugging Face classes load it: cram export runs/demo out"),
+    "quantize": ("cram.after.quantize_command", "fewer bits a weight, and what that costs: cram quantize runs/demo_gpt int4"),
+    "harness": ("cram.after.harness_command", "lm-evaluation-harness on a run: cram harness runs/demo_gpt --tasks blimp"),
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
@@ -74,6 +83,8 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"{USAGE}\n\nA budget of compute and raw text go in; a language model and its scores come out.\n")
         print("\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()))
+        print("\nwith a finished run:\n")
+        print("\n".join(f"  {tool:<10} {meaning}" for tool, (_, meaning) in TOOLS.items()))
         print("\n'cram config' lists the keys; 'cram <verb> --help' the options. The default configuration is 'demo'.")
         return 0
     if arguments[0] == "--version":
@@ -83,9 +94,13 @@ def _dispatch(arguments: list[str]) -> int:
     if (near := difflib.get_close_matches(" ".join(arguments[:2]), [" ".join(look) for look in LOOKS], n=1, cutoff=0.8)) \
             and verb in VERBS and tuple(arguments[:2]) not in LOOKS:
         raise CramError(f"unknown verb '{verb} {rest[0]}'; did you mean 'cram {near[0]}'?")
+    if verb in TOOLS and (verb not in VERBS or rest and _is_run(rest[0])):
+        module, meaning = TOOLS[verb]
+        return importlib.import_module(module).command(
+            _Parser(prog=f"cram {verb}", description=meaning, allow_abbrev=False), rest, _tell)
     if verb not in VERBS:
-        near = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join(VERBS)}"
+        near = difflib.get_close_matches(verb, [*VERBS, *TOOLS], n=1)
+        hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join({**VERBS, **TOOLS})}"
         raise CramError(f"unknown verb '{verb}'; {hint}")
     parser = _Parser(prog=f"cram {verb}", description=VERBS[verb], allow_abbrev=False)
     if verb == "ledger":
@@ -111,6 +126,11 @@ def _dispatch(arguments: list[str]) -> int:
     if verb == "config":
         return _config(options)
     return _stages(verb, options)
+
+
+def _is_run(text: str) -> bool:
+    """Whether an argument is what a tool works on, rather than a configuration: a folder, or a model of the hub."""
+    return text.startswith("hf:") or Path(text).is_dir()
 
 
 def _inspect(parser: _Parser, arguments: list[str]) -> int:

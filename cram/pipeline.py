@@ -111,7 +111,7 @@ _PACKING = ("data.packing", "data.filters.max_tokens_per_char")
 _RUNNING = ("data.engine", "data.workers")      # where the work is done: without effect on what comes out
 _TOLD = ("data.source", "data.validation_files", "data.validation_fraction", "data.validation_max_bytes")   # in messages alone
 _MIRROR = ("data.mirror",)                      # what is read from it is among the facts
-_BESIDE_TRAINING = ("name", "out", "data", "tokenizer", "evaluate", "telemetry", "train.checkpoint_every",
+_BESIDE_TRAINING = ("name", "out", "data", "tokenizer", "evaluate", "quantize", "telemetry", "train.checkpoint_every",
                     "train.checkpoint_every_steps", "train.keep_checkpoints")
 
 

@@ -10,10 +10,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, Optional
 
+from cram.schema_after import Evaluate, Finetune, Quantize
 from cram.schema_data import Data, Edits, Filters, NearDedup, Tokenizer, key
 
-__all__ = ["Config", "Data", "Distill", "Edits", "Evaluate", "Filters", "Model", "NearDedup", "Objective", "Optimizer",
-           "Schedule", "Telemetry", "Tokenizer", "Train"]
+__all__ = ["Config", "Data", "Distill", "Edits", "Evaluate", "Filters", "Finetune", "Model", "NearDedup", "Objective", "Optimizer",
+           "Quantize", "Schedule", "Telemetry", "Tokenizer", "Train"]
 
 
 @dataclass
@@ -162,6 +163,8 @@ class Train:
     keep_checkpoints: int = key(2, "newest checkpoints kept")
     validate_every: float = key(0.1, "share of the budget between validations")
     validation_tokens: int = key(32768, "held-out tokens per validation")
+    validation_pairs: int = key(
+        0, "minimal pairs of BLiMP (evaluate.mirror) scored at each validation as well, such as 500; 0: none")
     reserve: Optional[float] = key(
         None, "seconds kept back at the end; null: measured (slowest recent step, slowest save, margin)")
     replay: Optional[str] = key(None, "path of a recorded progress.f64: follow it instead of the clock, bit for bit")
@@ -179,28 +182,12 @@ class Distill:
 
 
 @dataclass
-class Evaluate:
-    """The last look, outside the budget."""
-
-    tokens: int = key(500_000, "held-out tokens scored at most (whole documents)")
-    mask_rate: float = key(0.15, "masked: share of tokens hidden in evaluation, whatever training used")
-    mirror: Optional[str] = key(None, "folder with nyu-mll/blimp/*/train.jsonl; null: data.mirror")
-    minimal_pairs: int = key(20, "minimal pairs scored per BLiMP phenomenon file (of 1,000); 0: skip")
-    prompts: list[str] = key(
-        ["Returns the number of", "This function", "The first"], "causal: beginnings of the generated samples")
-    blanks: list[str] = key(
-        ["Returns the [MASK] of the array.", "If True, the [MASK] is returned.", "The [MASK] of the input tensor."],
-        "masked: sentences to fill; [MASK] stands for one token")
-    sample_tokens: int = key(60, "causal: tokens generated per sample")
-
-
-@dataclass
 class Telemetry:
     """What is written while training; changes nothing in the result."""
 
     log_every: int = key(10, "steps between rows of metrics.jsonl and TensorBoard")
     print_every: float = key(10.0, "seconds between progress lines when the output is no terminal")
-    heartbeat: float = key(5.0, "seconds between ledger heartbeats: the most a crash can be over-charged")
+    heartbeat: float = key(5.0, "seconds between ledger heartbeats; a crash is charged one more, or more where they came late")
     energy: bool = key(True, "read NVML energy where a card has it")
     usd_per_hour: Optional[float] = key(None, "price of the device, for the report")
 
@@ -222,4 +209,5 @@ class Config:
     train: Train = field(default_factory=Train)
     distill: Distill = field(default_factory=Distill)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    quantize: Quantize = field(default_factory=Quantize)
     telemetry: Telemetry = field(default_factory=Telemetry)
