@@ -83,8 +83,8 @@ def pairs_of(rows: Rows, paradigm: str) -> list[dict]:
             raise CramError(f"{rows.place}, row {number + 1}: sentence_good and sentence_bad must be sentences, not "
                             f"{good!r} and {bad!r}; correct the file")
         phenomenon = row.get("linguistics_term") or row.get("phenomenon") or paradigm
-        pairs.append({"good": good, "bad": bad, "phenomenon": phenomenon, "paradigm": paradigm}
-                     | ({"field": row["field"]} if row.get("field") else {}))
+        field = {"field": row["field"].replace("/", "_")} if row.get("field") else {}  # one paradigm has syntax/semantics
+        pairs.append({"good": good, "bad": bad, "phenomenon": phenomenon, "paradigm": paradigm} | field)
     return pairs
 
 

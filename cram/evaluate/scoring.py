@@ -155,13 +155,16 @@ def word_ends(text: str, encoding: Any) -> list[int]:
 
 
 def answers(subject: Subject, queries: Iterable[Query], *, causal: Optional[bool] = None, batch_tokens: Optional[int] = None,
+            ragged: Optional[bool] = None,
             say: Callable[[str], None] = print) -> Iterator[tuple[Query, np.ndarray, np.ndarray]]:
     """Each query with the nats of its labels (float64 [P]) and whether they were the likeliest (bool [P]).
 
-    Queries are best given longest first. Out of memory: what did not fit is done in halves, and so is all that follows.
+    Queries are best given longest first. ragged: documents of any lengths in a batch, or of one; None: as the module says.
+    Out of memory: what did not fit is done in halves, and so is all that follows.
     """
     device = torch.device(subject.device)
-    ragged = device.type == "cuda" and masks_by_document(subject.model)
+    if ragged is None:
+        ragged = device.type == "cuda" and masks_by_document(subject.model)
     limit, told, source = batch_tokens or BATCH_TOKENS[device.type], False, iter(queries)
     again: list[Query] = []  # read but not scored, the next one last
     with evaluating(subject.model):
