@@ -1,0 +1,1 @@
+"""What is done with a finished model: generate, export, quantize, score in other tools."""
