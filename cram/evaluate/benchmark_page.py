@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import Any, Optional
 
 from cram.evaluate.references import beside, sources
 from cram.report_page import INK
@@ -16,7 +16,7 @@ def benchmark_table(results: dict[str, dict]) -> tuple[list[str], list[list[str]
     for name, result in scored(results).items():
         best = beside(name)
         rows.append([name, result["metric"], f"{100 * result['score']:.1f}", _interval(result),
-                     _hundredths(result.get("chance")), _hundredths(result.get("control")), f"{result['examples']:,}",
+                     _hundredths(result.get("chance")), _hundredths(_control(result)), f"{result['examples']:,}",
                      _overlap(result), "; ".join(f"{model} {score:.1f}" for model, score in best)])
     header = ["benchmark", "measure", "score", "interval or spread", "chance", "random weights", "examples", "in training text",
               "others"]
@@ -68,9 +68,10 @@ def draw(results: dict[str, dict]) -> str:
             low, high = (result["low"], result["high"]) if result.get("low") is not None else (result["score"],) * 2
             axes.plot([100 * low, 100 * high], [y, y], color="#4c8bd6", linewidth=3, solid_capstyle="butt")
             axes.plot(100 * result["score"], y, "o", color="#4c8bd6", label="this model" if y == 0 else None)
-            for key, mark, colour, label in (("chance", "|", INK, "chance"), ("control", "x", "#e0802f", "random weights")):
-                if result.get(key) is not None:
-                    axes.plot(100 * result[key], y, mark, color=colour, markersize=9, label=label)
+            for value, mark, colour, label in ((result.get("chance"), "|", INK, "chance"),
+                                               (_control(result), "x", "#e0802f", "random weights")):
+                if value is not None:
+                    axes.plot(100 * value, y, mark, color=colour, markersize=9, label=label)
             for _, score in beside(name):
                 axes.plot(score, y, "d", color="#5fa55a", markersize=5, label="others (table)")
         axes.set(yticks=range(len(shown)), yticklabels=list(shown), xlabel="score, hundredths")
@@ -84,6 +85,11 @@ def draw(results: dict[str, dict]) -> str:
 
 def _hundredths(value: Any) -> str:
     return "" if value is None else f"{100 * value:.1f}"
+
+
+def _control(result: dict) -> Optional[float]:
+    """The score of the same model with random weights, where it was asked for."""
+    return result["control"]["score"] if result.get("control") else None
 
 
 def _interval(result: dict) -> str:

@@ -6,8 +6,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Optional
 
+from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
-from cram.evaluate.minimal_pairs import sample_pairs, sentence_scores
+from cram.evaluate.minimal_pairs import FOLDER, sample_pairs, score_sample
 from cram.evaluate.samples import one_sample
 from data_prep.shards import Shards
 
@@ -20,14 +21,17 @@ class Look:
 
     def __init__(self, config: Any, heldout: Shards, tokenizer: Any):
         self.config, self.heldout, self.tokenizer = config, heldout, tokenizer
-        self.pairs: list[list[int]] = []  # token ids: good, bad, good, bad ...
+        self.pairs: list[dict] = []
         self.tokens = config.train.validation_tokens
         if config.train.validation_pairs:
             mirror = Path(config.evaluate.mirror or config.data.mirror)
-            pairs = sample_pairs(mirror, config.train.validation_pairs, seed=0)
-            self.pairs = [tokenizer.encode(pair[side], add_special_tokens=False).ids for pair in pairs for side in ("good", "bad")]
+            self.pairs = sample_pairs(mirror, config.train.validation_pairs, seed=0)
+            if not self.pairs:
+                raise CramError(f"train.validation_pairs: no {FOLDER}/*/train.jsonl in {mirror}; set evaluate.mirror to a folder "
+                                "that has them, or train.validation_pairs=0")
             masked = config.objective.type == "masked"  # then a sentence is read once for each of its tokens
-            self.tokens += sum((len(ids) if masked else 1) * (len(ids) + 2) for ids in self.pairs)
+            lengths = [len(tokenizer.encode(pair[side]).ids) for pair in self.pairs for side in ("good", "bad")]
+            self.tokens += sum(length * (length if masked else 1) for length in lengths)
 
     def __call__(self, model: Any, device: Any, batch_tokens: int) -> tuple[dict, Optional[str]]:
         """(a row of scores, a sample of text or None) of ``model`` on ``device`` (``cram.device.Device``)."""
@@ -36,7 +40,6 @@ class Look:
                                max_tokens=config.train.validation_tokens, batch_tokens=batch_tokens, device=kind,
                                hybrid=config.objective.type == "hybrid", autocast=device.autocast())
         if self.pairs:
-            scores_P2 = sentence_scores(model, self.pairs, self.heldout.special, batch_tokens=batch_tokens,
-                                        device=kind).reshape(-1, 2)
-            scores["minimal_pairs"] = float((scores_P2[:, 0] > scores_P2[:, 1]).mean())
+            found = score_sample(model, self.tokenizer, self.pairs, self.heldout.special, batch_tokens=batch_tokens, device=kind)
+            scores["minimal_pairs"] = found["accuracy"]
         return scores, one_sample(model, self.tokenizer, config.evaluate, device=kind)

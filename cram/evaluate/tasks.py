@@ -18,12 +18,12 @@ def all_tasks() -> dict[str, Task]:
 
 def choose_tasks(names: Sequence[str]) -> list[Task]:
     """The tasks meant by ``names``, each once, in the order given. CramError for a name that is neither task nor group."""
-    from cram.evaluate.zero_shot import pairs_task
+    from cram.evaluate.minimal_pairs import pairs_task
 
     tasks, chosen = all_tasks(), {}
     for name in names:
         if name.startswith("pairs:"):
-            found = [pairs_task(name)]
+            found = [pairs_task(name.removeprefix("pairs:"))]
         else:
             found = [tasks[name]] if name in tasks else [task for task in tasks.values() if name == group(task) or name == "all"]
         if not found:

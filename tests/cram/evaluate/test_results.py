@@ -107,7 +107,7 @@ def test_a_missing_field_names_place_row_and_fields():
 
 RESULTS = {"blimp": {"metric": "accuracy", "score": 0.6123, "low": 0.609, "high": 0.616, "examples": 67000, "chance": 0.5,
                      "overlap": {"examples": 67000, "comparable": 6874, "found": 3}},
-           "glue.mrpc": {"metric": "F1", "score": 0.8, "low": 0.79, "high": 0.82, "examples": 408, "chance": None, "control": 0.75},
+           "glue.mrpc": {"metric": "F1", "score": 0.8, "low": 0.79, "high": 0.82, "examples": 408, "chance": None, "control": {"score": 0.75}},
            "glue.qnli": {"skipped": "no training examples"}}
 
 
