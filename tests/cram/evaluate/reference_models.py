@@ -59,7 +59,7 @@ class Wrapped(torch.nn.Module):
 
 
 def subject_of(model, tokenizer, kind, row, **notes):
-    return Subject("tiny", Wrapped(model.eval(), kind == "causal"), tokenizer, IDS, kind, row, "cpu", {}, Path("tiny"),
+    return Subject("tiny", Wrapped(model, kind == "causal").eval(), tokenizer, IDS, kind, row, "cpu", {}, Path("tiny"),
                    notes=notes)
 
 
