@@ -38,6 +38,14 @@ class Question(NamedTuple):
 Reader = Callable[[Rows], list[Question]]
 
 
+def _text(rows: Rows, number: int, *fields: str) -> str:
+    """A field that must be text. Raises CramError when it is not there, or something else."""
+    value = rows.get(number, *fields)
+    if not isinstance(value, str):
+        raise CramError(f"{rows.place}, row {number + 1}: {fields[0]} is {value!r}, not text; fetch the file again")
+    return value
+
+
 def _ask(rows: Rows, number: int, context: str, choices: Any, gold: Any) -> Question:
     """A question whose choices follow one context. Raises CramError when the answer is not among them."""
     if not isinstance(choices, (list, tuple)) or len(choices) < 2 or not all(isinstance(text, str) for text in choices):
@@ -63,12 +71,12 @@ def hellaswag(rows: Rows) -> list[Question]:
     """Zellers et al. 2019. Copies with the prompt in ``ctx`` and without ``ctx_a`` are taken for prepared: as they are."""
     questions = []
     for number, row in enumerate(rows.rows):
-        context, endings = rows.get(number, "ctx"), rows.get(number, "endings")
+        question = _ask(rows, number, _text(rows, number, "ctx"), rows.get(number, "endings"), rows.get(number, "label"))
         if "ctx_a" in row:
-            beginning = rows.get(number, "ctx_a") + " " + rows.get(number, "ctx_b").capitalize()
-            context = clean_hellaswag(f"{rows.get(number, 'activity_label')}: {beginning}")
-            endings = [clean_hellaswag(ending) for ending in endings]
-        questions.append(_ask(rows, number, context, endings, rows.get(number, "label")))
+            beginning = _text(rows, number, "ctx_a") + " " + _text(rows, number, "ctx_b").capitalize()
+            context = clean_hellaswag(f"{_text(rows, number, 'activity_label')}: {beginning}")
+            question = _ask(rows, number, context, list(map(clean_hellaswag, question.choices)), question.gold)
+        questions.append(question)
     return questions
 
 
@@ -78,18 +86,20 @@ def arc(rows: Rows) -> list[Question]:
     for number, row in enumerate(rows.rows):
         choices = rows.get(number, "choices")
         if "query" in row:
-            questions.append(_ask(rows, number, f"{row['query']}\nAnswer:", choices, rows.get(number, "gold")))
+            questions.append(_ask(rows, number, f"{_text(rows, number, 'query')}\nAnswer:", choices, rows.get(number, "gold")))
             continue
-        answer, labels = rows.get(number, "answerKey"), list(choices["label"])
-        questions.append(_ask(rows, number, f"Question: {rows.get(number, 'question')}\nAnswer:", list(choices["text"]),
-                              labels.index(answer) if answer in labels else answer))
+        question, answer = _text(rows, number, "question"), rows.get(number, "answerKey")
+        if not isinstance(choices, dict) or not {"text", "label"} <= choices.keys():
+            raise CramError(f"{rows.place}, row {number + 1}: choices must have text and label; fetch the file again")
+        gold = list(choices["label"]).index(answer) if answer in choices["label"] else answer
+        questions.append(_ask(rows, number, f"Question: {question}\nAnswer:", list(choices["text"]), gold))
     return questions
 
 
 def piqa(rows: Rows) -> list[Question]:
     """Bisk et al. 2020."""
-    return [_ask(rows, number, f"Question: {rows.get(number, 'goal')}\nAnswer:",
-                 [rows.get(number, "sol1"), rows.get(number, "sol2")], rows.get(number, "label"))
+    return [_ask(rows, number, f"Question: {_text(rows, number, 'goal')}\nAnswer:",
+                 [_text(rows, number, "sol1"), _text(rows, number, "sol2")], rows.get(number, "label"))
             for number in range(len(rows.rows))]
 
 
@@ -104,26 +114,26 @@ def copa(rows: Rows) -> list[Question]:
         return _copa_pairs(rows)
     questions, connectors = [], {"cause": "because", "effect": "therefore"}
     for number in range(len(rows.rows)):
-        premise, asked = rows.get(number, "premise"), rows.get(number, "question")
+        premise, asked = _text(rows, number, "premise"), rows.get(number, "question")
         if asked not in connectors:
             raise CramError(f"{rows.place}, row {number + 1}: question is {asked!r}, not cause or effect; fetch the file again")
-        choices = [rows.get(number, name) for name in ("choice1", "choice2")]
+        choices = [_text(rows, number, name) for name in ("choice1", "choice2")]
         questions.append(_ask(rows, number, f"{premise.strip()[:-1]} {connectors[asked]}",
-                              [f" {choice[0].lower()}{choice[1:]}" for choice in choices], rows.get(number, "label")))
+                              [f" {choice[:1].lower()}{choice[1:]}" for choice in choices], rows.get(number, "label")))
     return questions
 
 
 def _copa_pairs(rows: Rows) -> list[Question]:
     by_premise: dict[str, list[int]] = {}
     for number in range(len(rows.rows)):
-        by_premise.setdefault(rows.get(number, "premise"), []).append(number)
+        by_premise.setdefault(_text(rows, number, "premise"), []).append(number)
     questions = []
     for premise, numbers in by_premise.items():
         right = [place for place, number in enumerate(numbers) if rows.get(number, "label") == "entailment"]
         if len(right) != 1:
             raise CramError(f"{rows.place}, row {numbers[0] + 1}: {len(right)} of the alternatives of {premise!r} are right, "
                             "not one; fetch the file again")
-        questions.append(_ask(rows, numbers[0], premise, [rows.get(number, "hypothesis") for number in numbers], right[0]))
+        questions.append(_ask(rows, numbers[0], premise, [_text(rows, number, "hypothesis") for number in numbers], right[0]))
     return questions
 
 
@@ -131,12 +141,12 @@ def winogrande(rows: Rows) -> list[Question]:
     """Sakaguchi et al. 2020, by partial evaluation (Trinh & Le 2018): the rest of the sentence after either option."""
     questions = []
     for number in range(len(rows.rows)):
-        sentence, answer = rows.get(number, "sentence"), rows.get(number, "answer")
+        sentence, answer = _text(rows, number, "sentence"), rows.get(number, "answer")
         before, blank, rest = sentence.partition("_")
         if not blank or str(answer) not in ("1", "2"):
             raise CramError(f"{rows.place}, row {number + 1}: no blank in {sentence!r}, or the answer {answer!r} is not 1 or "
                             "2; take a split with answers, or fetch the file again")
-        options = [rows.get(number, name) for name in ("option1", "option2")]
+        options = [_text(rows, number, name) for name in ("option1", "option2")]
         requests = tuple((before + option, f" {rest.strip()}") for option in options)
         questions.append(Question(requests, (), int(answer) - 1))
     return questions
@@ -178,7 +188,7 @@ def last_words(rows: Rows) -> list[tuple[str, str]]:
     """LAMBADA (Paperno et al. 2016): (all but the last word, a space and the last word)."""
     requests = []
     for number in range(len(rows.rows)):
-        *words, last = rows.get(number, "text").split(" ")
+        *words, last = _text(rows, number, "text").split(" ")
         if not words or not last:
             raise CramError(f"{rows.place}, row {number + 1}: no last word after a space; fetch the file again")
         requests.append((" ".join(words), f" {last}"))

@@ -140,16 +140,17 @@ def pseudo_log_likelihood(subject: Subject, sentences: Sequence[str], variant: V
 def word_ends(text: str, encoding: Any) -> list[int]:
     """One past the last token of the word that each token belongs to; ``encoding``: ``tokenizers.Encoding`` of the text.
 
-    A word begins where the pre-tokenizer cut the text (``word_ids``). Some tokenizers cut nothing beforehand (SentencePiece
-    models converted to one piece); so it begins also at a token whose text starts with white space, or follows on white space
-    that no token covers. Pieces of one character, which share their offsets, stay together.
+    A word begins where the pre-tokenizer cut the text (``word_ids``). Some tokenizers cut nothing beforehand (models converted
+    from SentencePiece): so it begins also at a token that starts with white space or stands behind some, unless the token
+    before is that white space. The pieces of one character, which share its offsets, stay together.
     """
-    starts, before, covered = [], None, 0
+    starts, before, covered, last = [], None, 0, ""
     for token, (word, (begin, end)) in enumerate(zip(encoding.word_ids, encoding.offsets)):
-        spaced = begin >= covered and text[begin:begin + 1].isspace() or begin > covered and text[begin - 1].isspace()
+        behind = begin > 0 and text[begin - 1].isspace() and last.strip() != ""
+        spaced = begin >= covered and (text[begin:begin + 1].isspace() or behind)
         if word is None or word != before or spaced:
             starts.append(token)
-        before, covered = word, max(covered, end)
+        before, covered, last = word, max(covered, end), text[begin:end]
     bounds = [*starts, len(encoding.ids)]
     return [end for start, end in zip(bounds, bounds[1:]) for _ in range(start, end)]
 

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from cram.errors import CramError
-from cram.evaluate.minimal_pairs import pairs_task, read_pairs, sample_pairs, score_minimal_pairs, wilson
+from cram.evaluate.minimal_pairs import read_pairs, score_minimal_pairs, wilson
 
 
 class Words:
