@@ -18,9 +18,10 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import math
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, TypeVar
 
 import numpy as np
@@ -50,7 +51,8 @@ class Example(NamedTuple):
     label: float
 
 
-class Encoded(NamedTuple):
+@dataclass(frozen=True)
+class Encoded:
     """Examples as token ids: sequences [S], ``ways`` of them an example; labels float64 [B]; cut: how many lost tokens."""
 
     sequences: list[np.ndarray]
@@ -60,6 +62,10 @@ class Encoded(NamedTuple):
 
     def __len__(self) -> int:
         return len(self.labels_B)
+
+    def size(self, number: int) -> int:
+        """Tokens of an example."""
+        return sum(map(len, self.sequences[number * self.ways:(number + 1) * self.ways]))
 
 
 class Reading(NamedTuple):
@@ -148,8 +154,11 @@ def precision(device: str) -> ContextManager:
 
 
 def read(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> tuple[Tensor, Documents]:
-    """Hidden states [N, D] of sequences end to end, each a document."""
+    """Hidden states [N, D] of sequences end to end, each a document; in rows of their own where all have one length, for the
+    CPU computes the scores of whole rows."""
     documents = Documents.from_lengths([len(ids) for ids in sequences], device)
+    if len({len(ids) for ids in sequences}) == 1:
+        documents = replace(documents, row=len(sequences[0]))
     with precision(device):
         return model(torch.from_numpy(np.concatenate(sequences)).to(device), documents, reading.causal), documents
 
@@ -166,14 +175,20 @@ def passes(data: Encoded, which: Sequence[int], tokens: int) -> Iterator[np.ndar
     """Cut a list of examples into forward passes of ``tokens`` at most, or of one example."""
     here, held = [], 0
     for number in which:
-        size = sum(map(len, data.sequences[number * data.ways:(number + 1) * data.ways]))
+        size = data.size(number)
         if here and held + size > tokens:
             yield np.array(here)
             here, held = [], 0
         here.append(number)
         held += size
-    if here:
-        yield np.array(here)
+    yield np.array(here)
+
+
+def passes_of_one_size(data: Encoded, tokens: int) -> Iterator[np.ndarray]:
+    """All examples by their size, no pass with two sizes: the fastest way where the order does not matter."""
+    by_size = sorted(range(len(data)), key=data.size)
+    for _, alike in itertools.groupby(by_size, key=data.size):
+        yield from passes(data, list(alike), tokens)
 
 
 def halving(attempt: Callable[[int], T], tokens: int, least: int, say: Callable[[str], None]) -> tuple[T, int]:
@@ -267,8 +282,7 @@ class Tuner:
     def predict(self, data: Encoded) -> np.ndarray:
         """The class of each example, int64 [B], or its number, float64 [B]."""
         def attempt(tokens: int) -> np.ndarray:
-            by_size = np.argsort([len(ids) for ids in data.sequences[::data.ways]], kind="stable")
-            groups = list(passes(data, by_size, tokens))
+            groups = list(passes_of_one_size(data, tokens))
             y_BK = torch.cat([self.outputs(data, which) for which in groups]).cpu().numpy()
             return y_BK[np.argsort(np.concatenate(groups))]
 
