@@ -1,0 +1,1 @@
+"""What follows the day: the model generates, shrinks, and leaves for other tools."""
