@@ -114,6 +114,8 @@ def _write(subject: Subject, chosen: Target, folder: Path, dtype: str) -> float:
     model = stock_model(subject, chosen)
     mapped = difference(ours, model, rows, pad)
     model.to(getattr(torch, dtype)).save_pretrained(folder)
+    for path in folder.glob("*.safetensors"):  # written for the owner alone
+        path.chmod((folder / "config.json").stat().st_mode)
     stock_tokenizer(subject.tokenizer, subject.row, causal).save_pretrained(folder)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
     again = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()

@@ -17,8 +17,11 @@ from cram.config import Config
 from cram.evaluate.subject import Subject
 from cram.evaluate.table import COLUMNS
 from cram.explain import differences, show
+from cram.telemetry import read_metrics
 from data_prep.errors import DataError
 
+LOCAL = ("name", "out", "data.files", "data.mirror", "data.validation_files", "data.decontaminate", "evaluate.mirror",
+         "distill.teacher", "train.replay")  # keys that say where things lie on the machine of the run
 LOAD = {True: """```python
 from transformers import pipeline
 
@@ -44,15 +47,16 @@ def model_card(subject: Subject, stock: str, dtype: str, name: str = ".") -> str
     parts = [
         _header(config, source, causal), f"# {subject.name}",
         f"A {'causal' if causal else 'masked'} language model pretrained from scratch with cram {__version__} within a fixed "
-        f"budget, {config.budget}. {subject.model.parameter_count():,} parameters; stored as `{stock}` in {dtype}, without code "
-        "of its own." + (" It was trained as a hybrid of both kinds; this is its causal half." if subject.kind == "hybrid" else ""),
+        f"budget, {config.budget}. {subject.model.parameter_count():,} parameters; stored as `{stock}` in {dtype}: transformers 5 "
+        "and newer load it, without code of its own." + (" It was trained as a hybrid of both kinds; this is its causal half." if subject.kind == "hybrid" else ""),
         "## How to use it", LOAD[causal].format(name=name, text=example), _reads(subject, causal),
         "## Scores", *_scores(scores),
         "## Training text", *_data(source, data),
-        "## What it cost", *_cost(ledger, config),
+        "## What it cost", *_cost(ledger, config, _device(run / "pretrain" / "metrics.jsonl")),
         "## Limitations", _limitations(subject, causal),
         "## Configuration", "What differs from cram's defaults; `config.json` of the run has everything.",
-        _table(["key", "value"], [[f"`{key}`", f"`{show(value)}`"] for key, value, _ in differences(config, Config())]),
+        _table(["key", "value"], [[f"`{key}`", f"`{show(value)}`"] for key, value, _ in differences(config, Config())
+                                  if key not in LOCAL]),
         "## Provenance", _table(["what", "value"], _provenance(subject, data, ledger)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -110,7 +114,13 @@ def _data(source: dict, data: dict) -> list[str]:
     return [_table(["source", ""], rows), stated, _table(["split", "documents", "bytes", "tokens"], splits)]
 
 
-def _cost(ledger: Optional[Summary], config: Config) -> list[str]:
+def _device(metrics: Path) -> str:
+    """What the run ran on, as its last plan says."""
+    plans = [row["device"] for row in read_metrics(metrics) if row["kind"] == "plan"] if metrics.exists() else []
+    return plans[-1] if plans else "not recorded"
+
+
+def _cost(ledger: Optional[Summary], config: Config, device: str) -> list[str]:
     if ledger is None:
         return ["Not recorded in this run."]
     opened = [row for row in ledger.rows if row["kind"] == "open"]
@@ -118,7 +128,7 @@ def _cost(ledger: Optional[Summary], config: Config) -> list[str]:
             ["tokens seen", f"{ledger.own('tokens'):,}"], ["steps", f"{ledger.own('steps'):,}"],
             ["FLOPs", f"{ledger.own('flops'):.3g}"],
             ["energy", "not measured" if ledger.energy_joules is None else f"{ledger.energy_joules / 3.6e6:.3f} kWh"],
-            ["processes", str(max(row.get("world_size", 1) for row in opened))]]
+            ["device", device], ["processes", str(max(row.get("world_size", 1) for row in opened))]]
     if config.telemetry.usd_per_hour is not None:
         rows.append(["cost", f"{ledger.seconds / 3600 * config.telemetry.usd_per_hour:.2f} USD"])
     if (teacher := ledger.teacher) is not None:
