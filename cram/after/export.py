@@ -76,7 +76,7 @@ def stock_model(subject: Subject, chosen: Target) -> Any:
         ids |= {"cls_token_id": special["cls"], "sep_token_id": special["sep"], "mask_token_id": special["mask"]}
     maker = getattr(transformers, chosen.name)
     config = maker.config_class(**chosen.settings(subject.model, subject.row), **ids)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with torch.no_grad():
         model = maker(config).eval()
         model.load_state_dict({name: value.detach().float() for name, value in chosen.weights(subject.model, subject.row).items()})
     if causal:
@@ -113,13 +113,13 @@ def _write(subject: Subject, chosen: Target, folder: Path, dtype: str) -> float:
 
     model = stock_model(subject, chosen)
     mapped = difference(ours, model, rows, pad)
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    _cast(model, getattr(torch, dtype)).save_pretrained(folder)
     for path in folder.glob("*.safetensors"):  # written for the owner alone
         path.chmod((folder / "config.json").stat().st_mode)
     stock_tokenizer(subject.tokenizer, subject.row, causal).save_pretrained(folder)
     auto = transformers.AutoModelForCausalLM if causal else transformers.AutoModelForMaskedLM
     again = auto.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
-    model.float()
+    _cast(model, torch.float32)
     error = max(mapped, difference(lambda ids: model(input_ids=torch.tensor([ids])).logits[0], again, rows, pad))
     if type(again).__name__ != chosen.name or not error <= TOLERANCE:
         raise CramError(f"{subject.folder}: exported as {chosen.name}, the logits differ by {error:.1e}, more than {TOLERANCE:.0e}; "
@@ -129,6 +129,13 @@ def _write(subject: Subject, chosen: Target, folder: Path, dtype: str) -> float:
     _check_tokenizer(subject, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), causal)
     replace_durably(folder / "README.md", model_card(subject, chosen.name, dtype).encode())
     return error
+
+
+def _cast(model: Any, dtype: torch.dtype) -> Any:
+    """The model with its weights in ``dtype``. Not its buffers: rotary frequencies stay float32, as they do when it is loaded."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return model
 
 
 def probe(subject: Subject) -> list[list[int]]:
