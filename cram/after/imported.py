@@ -12,6 +12,7 @@ Axes: N packed tokens, B documents, T tokens of the longest, D width of the hidd
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import Any, Optional
 
@@ -104,19 +105,20 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
     if not getattr(tokenizer, "is_fast", False):
         raise CramError(f"{name}: its tokenizer has no fast back end (tokenizer.json); save it with a fast one")
     model.config.use_cache = False
-    model.eval()
-    special = _special(name, tokenizer, config, kind)
-    row = _row(config, tokenizer)
-    wrapped = Imported(_checked(name, model, kind), kind == "causal", row, special["pad"]).to(device).eval()
+    _refuse_unlike(name, model.eval(), kind)
+    special, row = _special(name, tokenizer, config, kind), _row(config, tokenizer)
+    wrapped = Imported(model, kind == "causal", row, special["pad"]).to(device).eval()
     plain = _plain(tokenizer.backend_tokenizer)
     identity = {"weights": _weights_hash(wrapped), "tokenizer": xxhash.xxh3_128(plain.to_str().encode()).hexdigest()}
     return Subject(Path(name).name, wrapped, plain, special, kind, row, device, identity, Path(name))
 
 
 def _loaded(name: str, load: Any, **options: Any) -> Any:
+    from safetensors import SafetensorError
+
     try:
         return load(name, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, pickle.UnpicklingError, SafetensorError) as error:
         raise CramError(f"{name}: transformers cannot load it ({str(error).strip().splitlines()[0]}); give a folder with "
                         "config.json, weights and tokenizer.json, or the name of a model that the hub has") from error
 
@@ -133,8 +135,8 @@ def _last_linear(model: nn.Module) -> tuple[str, nn.Linear]:
 
 
 @torch.no_grad()
-def _checked(name: str, model: nn.Module, kind: str) -> nn.Module:
-    """The model, when its logits are those of its last linear layer, and what looks ahead is what should. Else CramError."""
+def _refuse_unlike(name: str, model: nn.Module, kind: str) -> None:
+    """Raise CramError when the logits are not those of the last linear layer, or the model looks ahead and should not."""
     _, head = _last_linear(model)
     read: list[Tensor] = []
     hook = head.register_forward_hook(lambda module, inputs, output: read.append(output))
@@ -149,7 +151,6 @@ def _checked(name: str, model: nn.Module, kind: str) -> nn.Module:
     if ahead != (kind == "masked"):
         raise CramError(f"{name}: {type(model).__name__} {'sees' if ahead else 'does not see'} what comes later, which is not what "
                         f"a {kind} model does; its config.json (is_decoder, architectures) may be wrong")
-    return model
 
 
 def _special(name: str, tokenizer: Any, config: Any, kind: str) -> dict[str, int]:

@@ -58,7 +58,7 @@ def test_every_number_is_the_runs_own(card, trained, tiny):
             "| steps | 12 |", f"| {ledger.seconds:.2f} USD |", "| budget | 12 steps |", f"`{ledger.head}`", f"`{ledger.run_id}`",
             f"{data['splits']['train']['tokens']:,} |", f"`{data['tokenizer_sha256']}`", "| this model | 3.2500 | 0.1250 | 1.5000 |",
             "| unigram | 5.5000 |", "| BLiMP, 40 pairs | accuracy | 0.6250 | 0.5000 to 0.7500 |",
-            "| glue.mrpc | F1 | 0.8100 | 0.7900 to 0.8300 |", "| `model.width` | `32` |", "| device | cpu", "not stated",
+            "| glue.mrpc | F1 | 0.8100 | 0.7900 to 0.8300 |", "| `model.width` | `32` |", "| device | CPU, 1 thread |", "not stated",
             "up to 32 tokens", 'pipeline("text-generation"', subject.identity["weights"], "Qwen3ForCausalLM"):
         assert expected in card, expected
 
