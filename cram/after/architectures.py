@@ -97,10 +97,6 @@ def _with_biases(model: Transformer, row: int) -> dict[str, Any]:
     return _like_llama(model, row) | {"attention_bias": model.config.bias, "mlp_bias": model.config.bias}
 
 
-def _eurobert(model: Transformer, row: int) -> dict[str, Any]:
-    return _with_biases(model, row) | {"attention_dropout": 0.0}
-
-
 def _qwen3(model: Transformer, row: int) -> dict[str, Any]:
     window = as_run(model, row).window
     sliding = {"use_sliding_window": True, "sliding_window": window + 1, "max_window_layers": 0} if window else {}
@@ -155,7 +151,8 @@ def _gpt2_weights(model: Transformer, row: int) -> dict[str, Tensor]:
 
 def _modernbert(model: Transformer, row: int) -> dict[str, Any]:
     c = as_run(model, row)
-    layer_type, rope = "sliding_attention" if c.window else "full_attention", {"rope_type": "default", "rope_theta": c.rope_base}
+    layer_type = "sliding_attention" if c.window else "full_attention"
+    rope = {"rope_type": "default", "rope_theta": c.rope_base}
     return {"vocab_size": model.vocab_size, "hidden_size": c.width, "intermediate_size": mlp_width(c),
             "num_hidden_layers": c.layers, "num_attention_heads": c.heads, "hidden_activation": ACTIVATION[c.mlp],
             "max_position_embeddings": row, "norm_eps": c.norm_eps, "norm_bias": True, "attention_bias": c.bias,
@@ -176,9 +173,11 @@ def _modernbert_weights(model: Transformer, row: int) -> dict[str, Tensor]:
         name, mlp = f"model.layers.{layer}", block.mlp
         weights |= _norm(f"{name}.attn_norm", block.attention_norm) if layer else {}
         weights |= _norm(f"{name}.mlp_norm", block.mlp_norm)
-        joint = torch.cat((mlp.gate.weight, mlp.up.weight)), _cat(mlp.gate.bias, mlp.up.bias)
-        for to, (weight, bias) in {"attn.Wqkv": _joint(block.attention), "mlp.Wi": joint, "mlp.Wo": (mlp.down.weight, mlp.down.bias),
-                                   "attn.Wo": (block.attention.out.weight, block.attention.out.bias)}.items():
+        out = block.attention.out
+        for to, (weight, bias) in {
+                "attn.Wqkv": _joint(block.attention), "attn.Wo": (out.weight, out.bias),
+                "mlp.Wi": (torch.cat((mlp.gate.weight, mlp.up.weight)), _cat(mlp.gate.bias, mlp.up.bias)),
+                "mlp.Wo": (mlp.down.weight, mlp.down.bias)}.items():
             weights |= {f"{name}.{to}.weight": weight} | ({} if bias is None else {f"{name}.{to}.bias": bias})
     return weights
 
@@ -215,12 +214,13 @@ TARGETS = (  # the first that fits is taken
     Target("Qwen3ForCausalLM", True, ROTARY | {"mlp": GATED, "qk_norm": (True,), "bias": (False,)}, _qwen3, _llama_weights),
     Target("LlamaForCausalLM", True, ROTARY | {"mlp": GATED, "qk_norm": (False,), "window": (None,)}, _with_biases,
            _llama_weights),
-    Target("MistralForCausalLM", True, ROTARY | {"mlp": GATED, "qk_norm": (False,), "bias": (False,)}, _mistral, _llama_weights),
+    Target("MistralForCausalLM", True, ROTARY | {"mlp": GATED, "qk_norm": (False,), "bias": (False,)}, _mistral,
+           _llama_weights),
     Target("ArceeForCausalLM", True, ROTARY | {"mlp": ("gelu", "relu2"), "qk_norm": (False,), "window": (None,)}, _with_biases,
            _llama_weights),
     Target("GPT2LMHeadModel", True, {"norm": ("layernorm",), "position": ("scaled_sinusoidal", "none"), "mlp": ("gelu",),
                                      "qk_norm": (False,), "embedding_norm": (False,), "window": (None,)}, _gpt2, _gpt2_weights),
-    Target("EuroBertForMaskedLM", False, ROTARY | {"mlp": GATED, "qk_norm": (False,), "window": (None,)}, _eurobert,
+    Target("EuroBertForMaskedLM", False, ROTARY | {"mlp": GATED, "qk_norm": (False,), "window": (None,)}, _with_biases,
            _eurobert_weights),
     Target("ModernBertForMaskedLM", False, {"norm": ("layernorm",), "position": ("rope",), "mlp": GATED, "qk_norm": (False,),
                                             "embedding_norm": (True,), "first_attention_norm": (False,)}, _modernbert,

@@ -7,7 +7,6 @@ and right, or not at all.
 from __future__ import annotations
 
 import contextlib
-import json
 import math
 import shutil
 from pathlib import Path
@@ -76,9 +75,10 @@ def stock_model(subject: Subject, chosen: Target) -> Any:
         ids |= {"cls_token_id": special["cls"], "sep_token_id": special["sep"], "mask_token_id": special["mask"]}
     maker = getattr(transformers, chosen.name)
     config = maker.config_class(**chosen.settings(subject.model, subject.row), **ids)
+    model = maker(config).eval()
     with torch.no_grad():
-        model = maker(config).eval()
-        model.load_state_dict({name: value.detach().float() for name, value in chosen.weights(subject.model, subject.row).items()})
+        weights = chosen.weights(subject.model, subject.row)
+    model.load_state_dict({name: value.float() for name, value in weights.items()})
     if causal:
         never = sorted(special[name] for name in ("pad", "unk", "cls", "mask"))
         model.generation_config = transformers.GenerationConfig(
@@ -122,8 +122,8 @@ def _write(subject: Subject, chosen: Target, folder: Path, dtype: str) -> float:
     _cast(model, torch.float32)
     error = max(mapped, difference(lambda ids: model(input_ids=torch.tensor([ids])).logits[0], again, rows, pad))
     if type(again).__name__ != chosen.name or not error <= TOLERANCE:
-        raise CramError(f"{subject.folder}: exported as {chosen.name}, the logits differ by {error:.1e}, more than {TOLERANCE:.0e}; "
-                        "nothing was written" + (
+        raise CramError(f"{subject.folder}: exported as {chosen.name}, the logits differ by {error:.1e}, more than "
+                        f"{TOLERANCE:.0e}; nothing was written" + (
                             "; its head normalises twice, which a model.norm_eps below 1e-6 makes harmless"
                             if chosen.name.startswith("ModernBert") else ""))
     _check_tokenizer(subject, transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True), causal)
@@ -132,7 +132,7 @@ def _write(subject: Subject, chosen: Target, folder: Path, dtype: str) -> float:
 
 
 def _cast(model: Any, dtype: torch.dtype) -> Any:
-    """The model with its weights in ``dtype``. Not its buffers: rotary frequencies stay float32, as they do when it is loaded."""
+    """The model with its weights in ``dtype``. Its buffers, the rotary frequencies, stay float32, as they do in loading."""
     for parameter in model.parameters():
         parameter.data = parameter.data.to(dtype)
     return model
@@ -170,7 +170,7 @@ def _refuse_existing(out: Path, force: bool) -> None:
     if not out.exists() or out.is_dir() and not any(out.iterdir()):
         return
     config = out / "config.json"
-    ours = config.is_file() and "model_type" in json.loads(config.read_text()) and (out / "README.md").is_file()
+    ours = config.is_file() and '"model_type"' in config.read_text(errors="replace") and (out / "README.md").is_file()
     if not force or not ours:
         raise CramError(f"{out}: is there already" + (
             "; --force replaces it, or give another folder" if ours else ", and is no export; give another folder"))

@@ -93,20 +93,23 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
     causal = made & _classes(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
     pretraining = made & _classes(modeling_auto.MODEL_FOR_PRETRAINING_MAPPING_NAMES) - causal
     if config.is_encoder_decoder or not masked | causal | pretraining:
-        raise CramError(f"{name}: {', '.join(sorted(made)) or 'a model of no stated architecture'} is no masked or causal language "
-                        "model of one stack; give one, such as BertForMaskedLM or GPT2LMHeadModel")
+        stated = ", ".join(sorted(made)) or "a model of no stated architecture"
+        raise CramError(f"{name}: {stated} is no masked or causal language model of one stack; give one, such as "
+                        "BertForMaskedLM or GPT2LMHeadModel")
     kind = "causal" if causal and not masked else "masked"
     auto = transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModelForMaskedLM
     model, found = _loaded(name, auto.from_pretrained, dtype=torch.float32, output_loading_info=True)
     if found["missing_keys"]:
-        raise CramError(f"{name}: the weights of {', '.join(sorted(found['missing_keys'])[:3])} are not in the file, so they would "
-                        "be random; give a model that was saved with its language-model head")
+        missing = ", ".join(sorted(found["missing_keys"])[:3])
+        raise CramError(f"{name}: the weights of {missing} are not in the file, so they would be random; give a model that was "
+                        "saved with its language-model head")
     tokenizer = _loaded(name, transformers.AutoTokenizer.from_pretrained)
     if not getattr(tokenizer, "is_fast", False):
         raise CramError(f"{name}: its tokenizer has no fast back end (tokenizer.json); save it with a fast one")
     model.config.use_cache = False
     _refuse_unlike(name, model.eval(), kind)
-    special, row = _special(name, tokenizer, config, kind), _row(config, tokenizer)
+    text_config = config.get_text_config()  # itself, where there is nothing but text
+    special, row = _special(name, tokenizer, text_config, kind), _row(name, text_config, tokenizer)
     wrapped = Imported(model, kind == "causal", row, special["pad"]).to(device).eval()
     plain = _plain(tokenizer.backend_tokenizer)
     identity = {"weights": _weights_hash(wrapped), "tokenizer": xxhash.xxh3_128(plain.to_str().encode()).hexdigest()}
@@ -149,8 +152,8 @@ def _refuse_unlike(name: str, model: nn.Module, kind: str) -> None:
     gap = (logits_BTV[0, -2] - logits_BTV[1, -2]).abs().max()
     ahead = bool(gap > 1e-6 * logits_BTV.abs().max())
     if ahead != (kind == "masked"):
-        raise CramError(f"{name}: {type(model).__name__} {'sees' if ahead else 'does not see'} what comes later, which is not what "
-                        f"a {kind} model does; its config.json (is_decoder, architectures) may be wrong")
+        raise CramError(f"{name}: {type(model).__name__} {'sees' if ahead else 'does not see'} what comes later, which is not "
+                        f"what a {kind} model does; its config.json (is_decoder, architectures) may be wrong")
 
 
 def _special(name: str, tokenizer: Any, config: Any, kind: str) -> dict[str, int]:
@@ -159,7 +162,8 @@ def _special(name: str, tokenizer: Any, config: Any, kind: str) -> dict[str, int
     def first(*ids: Optional[int]) -> Optional[int]:
         return next((each for each in ids if each is not None), None)
 
-    eos = first(tokenizer.eos_token_id, config.eos_token_id[0] if isinstance(config.eos_token_id, list) else config.eos_token_id)
+    ends = config.eos_token_id  # some list several
+    eos = first(tokenizer.eos_token_id, ends[0] if isinstance(ends, list) else ends)
     bos = first(tokenizer.bos_token_id, config.bos_token_id)
     opens = (bos, eos) if kind == "causal" else (tokenizer.cls_token_id, bos)
     found = {"pad": first(tokenizer.pad_token_id, eos, 0), "unk": tokenizer.unk_token_id, "cls": first(*opens),
@@ -172,13 +176,15 @@ def _special(name: str, tokenizer: Any, config: Any, kind: str) -> dict[str, int
     return {each: number for each, number in found.items() if number is not None}
 
 
-def _row(config: Any, tokenizer: Any) -> int:
-    """Tokens of the longest sequence: what the positions allow, and the tokenizer, where either says so."""
+def _row(name: str, config: Any, tokenizer: Any) -> int:
+    """Tokens of the longest sequence: what the positions allow, and the tokenizer. CramError when neither says so."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and config.model_type in OFFSET_POSITIONS:
         positions -= config.pad_token_id + 1  # positions are counted from there
     stated = [size for size in (positions, tokenizer.model_max_length) if size is not None and 0 < size < 10**9]
-    return min(stated, default=2048)
+    if not stated:
+        raise CramError(f"{name}: says nowhere how long a sequence may be; set model_max_length in its tokenizer_config.json")
+    return min(stated)
 
 
 def _plain(tokenizer: Tokenizer) -> Tokenizer:

@@ -13,10 +13,10 @@ import yaml
 
 from cram import __version__
 from cram.audit import Summary, read_ledger
-from cram.config import Config
 from cram.evaluate.subject import Subject
 from cram.evaluate.table import COLUMNS
 from cram.explain import differences, show
+from cram.schema import Config
 from cram.telemetry import read_metrics
 from data_prep.errors import DataError
 
@@ -44,11 +44,12 @@ def model_card(subject: Subject, stock: str, dtype: str, name: str = ".") -> str
     ledger = read_ledger(ledger_path) if ledger_path.exists() else None
     source, scores = text.get("source", {}), _read(run / "evaluate" / "scores.json")
     example = (config.evaluate.prompts or ["The"])[0] if causal else (config.evaluate.blanks or ["The [MASK]."])[0]
+    hybrid = " It was trained as a hybrid of both kinds; this is its causal half." if subject.kind == "hybrid" else ""
     parts = [
         _header(config, source, causal), f"# {subject.name}",
         f"A {'causal' if causal else 'masked'} language model pretrained from scratch with cram {__version__} within a fixed "
-        f"budget, {config.budget}. {subject.model.parameter_count():,} parameters; stored as `{stock}` in {dtype}: transformers 5 "
-        "and newer load it, without code of its own." + (" It was trained as a hybrid of both kinds; this is its causal half." if subject.kind == "hybrid" else ""),
+        f"budget, {config.budget}. {subject.model.parameter_count():,} parameters; stored as `{stock}` in {dtype}, which "
+        f"transformers 5 and newer load without code of its own.{hybrid}",
         "## How to use it", LOAD[causal].format(name=name, text=example), _reads(subject, causal),
         "## Scores", *_scores(scores),
         "## Training text", *_data(source, data),
@@ -132,7 +133,8 @@ def _cost(ledger: Optional[Summary], config: Config, device: str) -> list[str]:
     if config.telemetry.usd_per_hour is not None:
         rows.append(["cost", f"{ledger.seconds / 3600 * config.telemetry.usd_per_hour:.2f} USD"])
     if (teacher := ledger.teacher) is not None:
-        rows.append(["of it, the teacher's", f"{teacher.seconds / 3600:.3f} hours, {teacher.tokens:,} tokens (run {teacher.run_id})"])
+        rows.append(["of it, the teacher's",
+                     f"{teacher.seconds / 3600:.3f} hours, {teacher.tokens:,} tokens (run {teacher.run_id})"])
     return [_table(["what", ""], rows), "Preparing the text, training the tokenizer and evaluation are not part of the budget."]
 
 

@@ -14,8 +14,9 @@ def randomise(model, seed=0):
     """Gains around 1, biases and everything else around 0, none of them left as initialised."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
-        gain = parameter.ndim == 1 and name.endswith("weight")
-        parameter.copy_(float(gain) + torch.randn(parameter.shape, generator=generator) * (0.3 if parameter.ndim == 1 else 0.15))
+        vector = parameter.ndim == 1
+        drawn = torch.randn(parameter.shape, generator=generator) * (0.3 if vector else 0.15)
+        parameter.copy_(drawn + float(vector and name.endswith("weight")))
     return model
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import pytest
 import torch
@@ -164,14 +165,17 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, tiny, small_config):
 
 
 @pytest.mark.parametrize("overrides, reasons", [
-    ((CAUSAL, "model.value_embeddings=true"), ["value_embeddings"]), ((CAUSAL, "model.residual_scalars=true"), ["residual_scalars"]),
+    ((CAUSAL, "model.value_embeddings=true"), ["value_embeddings"]),
+    ((CAUSAL, "model.residual_scalars=true"), ["residual_scalars"]),
     ((CAUSAL, "model.logit_softcap=15"), ["logit_softcap"]), ((CAUSAL, "model.bias=true"), ["bias"]),
     ((CAUSAL, "model.mlp=relu2"), ["mlp"]), ((CAUSAL, "model.norm=layernorm"), ["norm"]),
     ((CAUSAL, "model.position=none"), ["position"]), ((CAUSAL, "model.first_attention_norm=false"), ["first_attention_norm"]),
-    ((CAUSAL, PLAIN, "model.window=3", "model.bias=true"), ["window"]), ((*GPT2, "model.position=none", "model.window=3"), ["window"]),
+    ((CAUSAL, PLAIN, "model.window=3", "model.bias=true"), ["window"]),
+    ((*GPT2, "model.position=none", "model.window=3"), ["window"]),
     ((CAUSAL, PLAIN, "model.norm=layernorm", "model.mlp=gelu", "model.position=scaled_sinusoidal"), ["embedding_norm"]),
     ((), ["qk_norm"]), ((PLAIN, "model.mlp=relu2"), ["mlp"]), ((PLAIN, "model.window=3"), ["window"]),
-    ((PLAIN, "model.position=scaled_sinusoidal"), ["position"]), ((PLAIN, "model.first_attention_norm=false"), ["first_attention_norm"]),
+    ((PLAIN, "model.position=scaled_sinusoidal"), ["position"]),
+    ((PLAIN, "model.first_attention_norm=false"), ["first_attention_norm"]),
     ((*MODERNBERT, "model.qk_norm=true"), ["qk_norm"]), ((*MODERNBERT, "model.value_embeddings=true"), ["value_embeddings"]),
     ((PLAIN, "model.position=scaled_sinusoidal", "model.logit_softcap=15", "model.residual_scalars=true"),
      ["position", "logit_softcap", "residual_scalars"])])
@@ -251,7 +255,6 @@ def test_what_a_killed_export_left_is_cleared_away(tmp_path, tiny, small_config)
     lambda weights: weights | {"model.norm.weight": weights["model.norm.weight"] * 1.001},
     lambda weights: weights | {"model.norm.weight": weights["model.norm.weight"] * float("nan")}])
 def test_a_folder_that_computes_something_else_gets_no_name(tmp_path, tiny, small_config, monkeypatch, damage):
-    from dataclasses import replace
     run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
 
     def wrong(model, causal):

@@ -84,7 +84,8 @@ def expected_scores(folder, subject, sentences):
 def test_log_probabilities_are_those_of_transformers(saved, tiny, name):
     folder = saved(name)
     subject = open_subject(folder, device="cpu")
-    assert subject.kind == ("masked" if MODELS[name][2] == "masked" else "causal") and subject.model.causal == (subject.kind == "causal")
+    assert subject.kind == ("masked" if MODELS[name][2] == "masked" else "causal")
+    assert subject.model.causal == (subject.kind == "causal")
     assert subject.special == SPECIAL[MODELS[name][2]] and subject.row == (63 if name == "roberta" else 64)
     assert subject.name == name and subject.config is None and subject.model.vocab_size == 300
     plain = Tokenizer.from_file(str(tiny["tokenizer"] / "tokenizer.json"))
@@ -207,7 +208,8 @@ def test_an_encoder_decoder_is_refused(saved):
 
 def test_a_masked_model_whose_tokenizer_has_no_mask_is_refused(saved):
     folder = saved("bert")
-    (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[CLS]"}))
+    tokens = {"tokenizer_class": "PreTrainedTokenizerFast", "cls_token": "[CLS]"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(tokens))
     with pytest.raises(CramError, match="the tokenizer of this masked model has no sep and no mask token"):
         open_imported(folder)
 

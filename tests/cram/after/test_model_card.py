@@ -54,12 +54,14 @@ def test_every_number_is_the_runs_own(card, trained, tiny):
     ledger, subject = read_ledger(trained / "pretrain" / "ledger.jsonl"), open_subject(trained, device="cpu")
     data = json.loads((tiny["data"] / "manifest.json").read_text())
     for expected in (
-            f"{subject.model.parameter_count():,} parameters", f"| {ledger.seconds / 3600:.3f} hours |", "| tokens seen | 6,144 |",
-            "| steps | 12 |", f"| {ledger.seconds:.2f} USD |", "| budget | 12 steps |", f"`{ledger.head}`", f"`{ledger.run_id}`",
-            f"{data['splits']['train']['tokens']:,} |", f"`{data['tokenizer_sha256']}`", "| this model | 3.2500 | 0.1250 | 1.5000 |",
+            f"{subject.model.parameter_count():,} parameters", f"| {ledger.seconds / 3600:.3f} hours |",
+            "| tokens seen | 6,144 |", "| steps | 12 |", f"| {ledger.seconds:.2f} USD |", "| budget | 12 steps |",
+            f"`{ledger.head}`", f"`{ledger.run_id}`",
+            f"{data['splits']['train']['tokens']:,} |", f"`{data['tokenizer_sha256']}`",
+            "| this model | 3.2500 | 0.1250 | 1.5000 |",
             "| unigram | 5.5000 |", "| BLiMP, 40 pairs | accuracy | 0.6250 | 0.5000 to 0.7500 |",
-            "| glue.mrpc | F1 | 0.8100 | 0.7900 to 0.8300 |", "| `model.width` | `32` |", "| device | CPU, 1 thread |", "not stated",
-            "up to 32 tokens", 'pipeline("text-generation"', subject.identity["weights"], "Qwen3ForCausalLM"):
+            "| glue.mrpc | F1 | 0.8100 | 0.7900 to 0.8300 |", "| `model.width` | `32` |", "| device | CPU, 1 thread |",
+            "not stated", "up to 32 tokens", 'pipeline("text-generation"', subject.identity["weights"], "Qwen3ForCausalLM"):
         assert expected in card, expected
 
 
@@ -95,7 +97,8 @@ def test_an_edited_ledger_stops_the_export(trained, tmp_path):
     copy.mkdir()
     for name in ("config.json", "checkpoints", "ledger.head"):
         (copy / name).symlink_to(trained / "pretrain" / name)
-    (copy / "ledger.jsonl").write_text((trained / "pretrain" / "ledger.jsonl").read_text().replace('"steps": 12', '"steps": 13'))
+    rows = (trained / "pretrain" / "ledger.jsonl").read_text()
+    (copy / "ledger.jsonl").write_text(rows.replace('"steps": 12', '"steps": 13'))
     with pytest.raises(CramError, match="was edited"):
         export(tmp_path / "run", tmp_path / "out", print)
     assert not (tmp_path / "out").exists()
