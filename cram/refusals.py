@@ -186,6 +186,14 @@ def _model(config: Config):
     if model.kv_heads and model.heads % model.kv_heads:
         yield (("model.kv_heads", "model.heads"),
                f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
+    if not model.first_attention_norm and not model.embedding_norm:
+        yield (("model.first_attention_norm", "model.embedding_norm"),
+               "model.first_attention_norm=false leaves the first block's attention to the embedding norm, but "
+               "model.embedding_norm is false; set one of them to true")
+    if not model.first_attention_norm and config.train.layer_schedule:
+        yield (("model.first_attention_norm", "train.layer_schedule"),
+               "model.first_attention_norm=false with train.layer_schedule: the first block, which has no norm to copy, would be "
+               "stacked; set it to true")
     if model.position == "scaled_sinusoidal" and model.width % 2:
         yield (("model.width", "model.position"),
                f"model.position=scaled_sinusoidal needs an even model.width, got {model.width}")

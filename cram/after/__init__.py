@@ -1,1 +1,1 @@
-"""What is done with a finished model: generate, export, quantize, score in other tools."""
+"""After the day: generate, fill in, quantize, export, and be scored by the tools of others."""
