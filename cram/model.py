@@ -96,7 +96,11 @@ class Transformer(nn.Module):
         """Token ids int64 [N] to hidden states [N, D], normalised, ready for ``logits``. causal: None for the model's own."""
         view = View(self.config, ids_N, documents, causal=self.causal if causal is None else causal, window=self.window,
                     rope_base=self.rope_base, backend=self.backend)
-        x_ND = self.embedding(ids_N)
+        return self.hidden(view)
+
+    def hidden(self, view: View) -> Tensor:
+        """The hidden states [N, D] of the tokens of a view; ``view.attend`` says what attention is."""
+        x_ND = self.embedding(view.ids_N)
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
         x0_ND = x_ND = self.embedding_norm(x_ND)
