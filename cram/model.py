@@ -100,15 +100,20 @@ class Transformer(nn.Module):
 
     def hidden(self, view: View) -> Tensor:
         """The hidden states [N, D] of the tokens of a view; ``view.attend`` says what attention is."""
+        x0_ND = x_ND = self.embedded(view)
+        for layer in range(self.depth):
+            x_ND = recompute.run(self.recompute, self.layer, layer, x_ND, x0_ND, view)
+        return self.final_norm(x_ND)
+
+    def embedded(self, view: View) -> Tensor:
+        """What the first block reads, [N, D]."""
         x_ND = self.embedding(view.ids_N)
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
-        x0_ND = x_ND = self.embedding_norm(x_ND)
-        for layer in range(self.depth):
-            x_ND = recompute.run(self.recompute, self._layer, layer, x_ND, x0_ND, view)
-        return self.final_norm(x_ND)
+        return self.embedding_norm(x_ND)
 
-    def _layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
+    def layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
+        """The stream [N, D] after a block, from that before it and the embedded tokens x0."""
         if self.residual_scalars is not None:
             x_ND = self.residual_scalars(layer, x_ND, x0_ND)
         return self.blocks[layer](x_ND, view)

@@ -64,31 +64,39 @@ def generate(subject: Any, prompts: Sequence[str], *, tokens: int, temperature: 
     if (longest := max(map(len, prefixes)) + tokens) > subject.row:
         say(f"{longest} tokens with the prompt: {subject.name} was trained on {subject.row} at most, so expect worse text")
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
-    texts = [Text(subject.tokenizer, prefix, stop) for prefix in prefixes]
-    generators = [torch.Generator().manual_seed(number) for number in seeds]
     end = subject.special["sep"]
     never = [token for token in subject.special.values() if token not in (None, end)]
     with evaluating(subject.model):
-        reader = open_reader(subject, len(prompts), longest, kv_bits)
-        rows, logits_BV = list(range(len(prompts))), reader.read(prefixes)
-        while True:
-            logits_BV[:, never] = -torch.inf
-            uniform_B = torch.stack([torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows])
-            chosen = draw(sampling.probabilities(logits_BV), uniform_B).tolist()
-            for row, token in zip(rows, chosen):
-                text = texts[row]
-                piece = "" if token == end else text.add(token)
-                if text.reason is None and (token == end or len(text.tokens) == tokens):
-                    piece += text.finish("end" if token == end else "length")
-                if piece and on_text is not None:
-                    on_text(row, piece)
-            going = [place for place, row in enumerate(rows) if texts[row].reason is None]
-            if not going:
-                return [Generation(text.text, text.tokens, text.reason) for text in texts]
-            if len(going) < len(rows):
-                reader.keep(going)
-                rows, chosen = [rows[place] for place in going], [chosen[place] for place in going]
-            logits_BV = reader.read([[token] for token in chosen])
+        reader = open_reader(subject.model, len(prompts), longest, kv_bits, subject.device)
+        texts = [Text(subject.tokenizer, prefix, stop) for prefix in prefixes]
+        continue_texts(reader, texts, tokens=tokens, sampling=sampling, seeds=seeds, end=end, never=never, on_text=on_text)
+    return [Generation(text.text, text.tokens, text.reason) for text in texts]
+
+
+def continue_texts(reader: CachedReader | RereadingReader, texts: Sequence[Text], *, tokens: int, sampling: Sampling,
+                   seeds: Sequence[int], end: int, never: Sequence[int],
+                   on_text: Optional[Callable[[int, str], None]] = None) -> None:
+    """Add at most ``tokens`` to each text, up to the token ``end``; those of ``never`` are not said."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    rows, logits_BV = list(range(len(texts))), reader.read([text.ids for text in texts])
+    while True:
+        logits_BV[:, never] = -torch.inf
+        uniform_B = torch.stack([torch.rand((), generator=generators[row], dtype=torch.float64) for row in rows])
+        chosen = draw(sampling.probabilities(logits_BV), uniform_B).tolist()
+        for row, token in zip(rows, chosen):
+            text = texts[row]
+            piece = "" if token == end else text.add(token)
+            if text.reason is None and (token == end or len(text.tokens) == tokens):
+                piece += text.finish("end" if token == end else "length")
+            if piece and on_text is not None:
+                on_text(row, piece)
+        going = [place for place, row in enumerate(rows) if texts[row].reason is None]
+        if not going:
+            return
+        if len(going) < len(rows):
+            reader.keep(going)
+            rows, chosen = [rows[place] for place in going], [chosen[place] for place in going]
+        logits_BV = reader.read([[token] for token in chosen])
 
 
 class Text:
@@ -162,13 +170,14 @@ class RereadingReader:
         self.sequences = [self.sequences[row] for row in rows]
 
 
-def open_reader(subject: Any, rows: int, capacity: int, kv_bits: Optional[int]) -> CachedReader | RereadingReader:
-    """With a cache for our own models, without for those of others."""
-    if isinstance(subject.model, Transformer):
-        return CachedReader(subject.model, rows, capacity, kv_bits)
+def open_reader(model: Any, rows: int, capacity: int, kv_bits: Optional[int],
+                device: str | torch.device) -> CachedReader | RereadingReader:
+    """With a cache for our own models, without for those of others. CramError for a cache of few bits without a cache."""
+    if isinstance(model, Transformer):
+        return CachedReader(model, rows, capacity, kv_bits)
     if kv_bits is not None:
-        raise CramError(f"{subject.name} is not a model of cram's: it is read without a cache, so there is none to put into {kv_bits} bits")
-    return RereadingReader(subject.model, rows, subject.device)
+        raise CramError(f"kv_bits={kv_bits}: a model that is not cram's is read without a cache; leave it out")
+    return RereadingReader(model, rows, device)
 
 
 def read_whole(model: Any, ids: Sequence[int], device: str | torch.device, causal: Optional[bool] = None) -> Tensor:
