@@ -151,7 +151,7 @@ class View:
                                         device=device)}
 
     def attend(self, layer: Attention, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, qk_norm: Optional[QKNorm]) -> Tensor:
-        """What the queries of a layer find, [N, H, K]. (A view with a memory keeps keys and values here: cram/after/cache.py.)"""
+        """What the queries of a layer find, [N, H, K]. Other views keep keys and values here: ``cram.after.cache``."""
         return attention(q_NHK, k_NGK, v_NGK, qk_norm=qk_norm, **self.attention)
 
 

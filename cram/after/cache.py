@@ -104,7 +104,7 @@ class Cache:
         """
         counts = [len(piece) for piece in pieces]
         if len(counts) != len(self.lengths) or not all(counts):
-            raise ValueError(f"{len(counts)} pieces for {len(self.lengths)} sequences, the shortest of {min(counts, default=0)} tokens")
+            raise ValueError(f"pieces of {counts} tokens for {len(self.lengths)} sequences: give each at least one")
         if max(length + count for length, count in zip(self.lengths, counts)) > self.capacity:
             raise ValueError(f"sequences of {self.lengths} and {counts} tokens more: the cache holds {self.capacity} each")
         device = self.model.embedding.weight.device
@@ -133,7 +133,8 @@ class CachedView:
         model, device = cache.model, ids_N.device
         self.cache, self.ids_N, self.rows = cache, ids_N, len(counts)
         self.row_N = torch.arange(self.rows, device=device).repeat_interleave(torch.tensor(counts, device=device))
-        self.positions_N = torch.cat([torch.arange(length, length + count) for length, count in zip(cache.lengths, counts)]).to(device)
+        self.positions_N = torch.cat([torch.arange(length, length + count)
+                                      for length, count in zip(cache.lengths, counts)]).to(device)
         self.packed = None
         if not any(cache.lengths):  # nothing is there but what comes now
             documents = Documents.from_lengths(counts, device)

@@ -34,6 +34,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
             best = (best.removesuffix(" ") if guess["token"].startswith(" ") else best) + guess["token"] + piece
         say(best)
         for number, blank in enumerate(filled, start=1):
-            guesses = ", ".join(f"{guess['token'].strip() or repr(guess['token'])} {guess['probability']:.1%}" for guess in blank)
+            guesses = ", ".join(f"{guess['token'].strip() or repr(guess['token'])} {guess['probability']:.1%}"
+                                for guess in blank)
             say(f"  {BLANK if len(filled) == 1 else f'{BLANK} {number}'}  {guesses}")
     return 0

@@ -27,7 +27,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                         help="draw from the likeliest tokens that hold this much probability (default: %(default)s)")
     parser.add_argument("--min-p", type=float, help="draw from tokens at least this share as probable as the likeliest")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same text (default: %(default)s)")
-    parser.add_argument("--count", type=int, default=1, help="texts a prompt, with the seeds that follow (default: %(default)s)")
+    parser.add_argument("--count", type=int, default=1, help="texts a prompt, each with the next seed (default: %(default)s)")
     parser.add_argument("--stop", action="append", default=[], metavar="STRING", help="end a text before this string")
     parser.add_argument("--kv-bits", type=int, choices=(4,), help="keep keys and values in 4 bits")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")

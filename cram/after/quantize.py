@@ -1,7 +1,7 @@
 """Quantization after the day: each scheme's size, held-out loss and speed beside those of the model as it was trained.
 
 Weight-only: the matrices of the blocks (``cram.after.quantized.matrices``); all else stays float32. ``int8``: rounded to
-nearest, symmetric, one scale a row (so that the CPU's kernel takes it). ``int4``: to nearest, asymmetric, in groups.
+nearest, symmetric, one scale a row (so that the CPU's kernel takes it). ``int4``, ``int3``: to nearest, asymmetric, in groups.
 ``gptq4``, ``gptq3``: the same by GPTQ. ``kv4``: not the weights but the key/value cache in 4 bits.
 
 The held-out text is cut in two: the first documents are scored, the calibration text of GPTQ comes after them.
@@ -33,7 +33,7 @@ from cram.ops import Documents
 from data_prep.files import replace_durably
 from data_prep.shards import Shards
 
-SCHEMES = {"int8": 8, "int4": 4, "gptq4": 4, "gptq3": 3}  # bits of a code
+SCHEMES = {"int8": 8, "int4": 4, "int3": 3, "gptq4": 4, "gptq3": 3}  # bits of a code
 CACHE_SCHEME = "kv4"
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 SPEED_TOKENS = 64
@@ -81,7 +81,8 @@ def calibration_views(subject: Subject, text: Part, mask_rate: float) -> list[Vi
     step, views = max(1, BATCH_TOKENS[torch.device(device).type] // row), []
     for begin in range(0, len(ids_RT), step):
         rows = ids_RT[begin:begin + step]
-        documents = Documents(*(torch.from_numpy(bound).to(device) for bound in document_bounds(rows, text.special["cls"])), row)
+        bounds = document_bounds(rows, text.special["cls"])
+        documents = Documents(*(torch.from_numpy(bound).to(device) for bound in bounds), row)
         views.append(View(model.config, torch.from_numpy(rows.reshape(-1)).to(device), documents, causal=model.causal,
                           window=model.window, rope_base=model.rope_base, backend=model.backend))
     return views
@@ -102,8 +103,8 @@ def quantize_model(subject: Subject, scheme: str, group: int, calibration: Optio
     bits, model = SCHEMES[scheme], copy.deepcopy(subject.model)
     for name, linear in matrices(model).items():
         if scheme != "int8" and linear.in_features % group:
-            raise CramError(f"{scheme}: {name} has {linear.in_features} inputs, which do not divide into groups of {group}; set "
-                            f"quantize.group to a divisor, such as {np.gcd(linear.in_features, 64)}")
+            raise CramError(f"{scheme}: {name} has {linear.in_features} inputs, which do not divide into groups of {group}; "
+                            f"set quantize.group to a divisor, such as {np.gcd(linear.in_features, 64)}")
     if scheme.startswith("gptq"):
         if not calibration:
             raise CramError(f"{scheme} needs calibration text; raise quantize.calibration_tokens")
@@ -186,7 +187,8 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
                         f"{shards.vocab_size}; run the pretrain stage again")
     scored, text = split_heldout(shards, wanted.tokens, wanted.calibration_tokens, say)
     bench = Bench(scored, mask_rate, subject.kind == "hybrid")
-    calibration = calibration_views(subject, text, mask_rate) if any(each.startswith("gptq") for each in wanted.schemes) else None
+    needed = any(scheme.startswith("gptq") for scheme in wanted.schemes)
+    calibration = calibration_views(subject, text, mask_rate) if needed else None
     rows, skipped, last = [bench.row(subject, "none")], {}, None
     for scheme in wanted.schemes:
         begin = time.perf_counter()

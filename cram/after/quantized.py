@@ -171,7 +171,7 @@ def open_quantized(folder: Path, *, device: str) -> Subject:
         if told["format"] != FORMAT:
             raise CramError(f"{path}: format {told['format']}, this version reads {FORMAT}; quantize the run again")
         if file_hash(folder / "model.safetensors") != told["model"]:
-            raise CramError(f"{folder / 'model.safetensors'}: is not what was written (its hash differs); quantize the run again")
+            raise CramError(f"{folder / 'model.safetensors'}: not what was written (its hash differs); quantize the run again")
         config, tokenizer = from_dict(told["config"]), load_tokenizer(folder / "tokenizer")
         model = build(config.model, tokenizer.get_vocab_size(), config.objective.type != "masked")
         for name, (bits, group) in told["layers"].items():

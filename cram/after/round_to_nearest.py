@@ -45,7 +45,7 @@ def find_levels(x: Tensor, bits: int, group: int, symmetric: bool = False) -> Le
 
 def _half(x: Tensor) -> Tensor:
     if not (x.abs() <= HALF.max).all():
-        raise CramError("a number is not finite or beyond 65,504, what float16 holds: the model's weights or keys have exploded")
+        raise CramError("a number is not finite or beyond float16's 65,504: the model's weights or keys have exploded")
     return x.half()
 
 
