@@ -73,8 +73,7 @@ def test_special_tokens_are_not_said_and_sep_ends_the_text():
         results = generate(subject, PROMPTS, tokens=30, temperature=5.0, seed=1)
     assert all(min(result.tokens, default=5) >= 5 and result.reason in ("end", "length") for result in results)
     with torch.no_grad():
-        subject.model.final_norm.weight.zero_()
-        subject.model.final_norm.register_forward_hook(lambda *_: torch.ones(_[2].shape))
+        subject.model.final_norm.register_forward_hook(lambda norm, inputs, output: torch.ones_like(output))
         subject.model.head.weight.zero_()
         subject.model.head.weight[3] = 1
     assert {(result.text, result.reason) for result in generate(subject, PROMPTS, tokens=9, temperature=0)} == {("", "end")}
@@ -134,7 +133,8 @@ def test_a_text_ends_before_the_first_string_to_stop_at(content, stop):
 
 def test_streaming_tells_the_same_text():
     told = {}
-    results = generate(make(), PROMPTS, tokens=20, stop=["a", "th"], on_text=lambda row, piece: told.setdefault(row, []).append(piece))
+    results = generate(make(), PROMPTS, tokens=20, stop=["a", "th"],
+                       on_text=lambda row, piece: told.setdefault(row, []).append(piece))
     assert ["".join(told.get(row, [])) for row in range(len(PROMPTS))] == [result.text for result in results]
 
 
@@ -174,7 +174,8 @@ def test_the_command_fills_every_blank(monkeypatch):
     said, code = run(fill_command, make("masked"), monkeypatch, "the [MASK] of [MASK].", "--top", "3")
     assert code == 0 and "[MASK]" not in said[0] and [line.count("%") for line in said] == [0, 3, 3]
     assert run(fill_command, make("hybrid"), monkeypatch, "the [MASK] of")[1] == 0
-    for subject, sentence, message in [(make(), "a [MASK]", "cram generate"), (make("masked"), "no blank", "no \\[MASK\\] to fill")]:
+    for subject, sentence, message in [(make(), "a [MASK]", "cram generate"),
+                                       (make("masked"), "no blank", r"no \[MASK\] to fill")]:
         with pytest.raises(CramError, match=message):
             run(fill_command, subject, monkeypatch, sentence)
     with pytest.raises(CramError, match="--top 0"):

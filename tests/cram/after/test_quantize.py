@@ -1,6 +1,7 @@
 """Rounding and packing, layers of few bits, whole models of them: small, close, saved and read again."""
 
 import argparse
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from cram.after.generate import generate
-from cram.after.quantize import Part, calibration_views, measure, quantize_lines, quantize_model, split_heldout
+from cram.after.quantize import Part, calibration_views, measure, quantize_lines, quantize_model, quantize_run, split_heldout
 from cram.after.quantize_command import command
 from cram.after.quantized import QuantLinear, file_bytes, matrices, open_any, save_quantized
 from cram.after.round_to_nearest import decode, encode, find_levels, pack, round_trip, unpack
@@ -23,6 +24,7 @@ from cram.model import build
 from cram.ops import Documents
 from cram.schema import Model, Quantize
 from data_prep.artifact import write_manifest
+from data_prep.tokenizer import load_tokenizer
 
 SPECIAL = {"pad": 0, "unk": 1, "cls": 2, "sep": 3, "mask": 4}
 VOCAB = 40
@@ -40,8 +42,8 @@ def test_numbers_come_back_within_half_a_step(seed, bits, group, spread, shift, 
     levels = find_levels(x, bits, group, symmetric)
     back = decode(encode(x, levels, bits), levels)
     scale, low = (part.float().repeat_interleave(group, 1) for part in levels)
-    # levels are float16: the outermost numbers may lie beyond the outermost level by its rounding
-    assert ((back - x).abs() <= scale / 2 + (low.abs() + 2**bits * scale) * 2**-10 + 1e-7).all()
+    # levels are float16: the outermost numbers may lie beyond the outermost level by its rounding, 2^-24 for tiny ones
+    assert ((back - x).abs() <= scale / 2 + (low.abs() + 2**bits * scale) * 2**-10 + (1 + 2**bits) * 2**-24).all()
     assert levels.scale.shape == (3, 32 // group) and levels.scale.dtype == torch.float16
 
 
@@ -83,7 +85,8 @@ def quant_linear(outputs, inputs, bits, group, symmetric=False, bias=False):
     return QuantLinear(encode(weight, levels, bits), levels, bits, numbers(outputs, seed=2) if bias else None), weight
 
 
-@pytest.mark.parametrize("bits, group, symmetric", [(3, 32, False), (4, 64, False), (8, 128, True), (4, 16, False), (8, 32, False)])
+@pytest.mark.parametrize("bits, group, symmetric", [(3, 32, False), (4, 64, False), (8, 128, True), (4, 16, False),
+                                                    (8, 32, False)])
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_layer_multiplies_by_the_weights_it_reads_back(bits, group, symmetric, bias):
     """By PyTorch's kernels to the precision of bfloat16, where they take the shape; else, and in float64, exactly."""
@@ -146,7 +149,6 @@ def folder(tmp_path_factory):
     tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
     serialised = tokenizer.to_str().encode()
     (place / "tokenizer.json").write_bytes(serialised)
-    import hashlib
     write_manifest(place, {"version": 1, "sha256": hashlib.sha256(serialised).hexdigest(), "vocab_size": VOCAB,
                            "special": SPECIAL})
     return place
@@ -158,8 +160,9 @@ def train(kind, folder):
     config = load("demo" if kind == "masked" else "demo_gpt", ["train.sequence_length=64"])
     config.model = Model(layers=2, width=64, heads=4, mlp_width=128, tied=kind == "masked")
     model = build(config.model, VOCAB, kind != "masked", seed=0)
-    optimizer, texts = torch.optim.AdamW(model.parameters(), 3e-3), language(600, 1)
-    for step in range(60):
+    steps = 60 if kind == "causal" else 160
+    optimizer, texts = torch.optim.AdamW(model.parameters(), 3e-3), language(10 * steps, 1)
+    for step in range(steps):
         batch = [[2, *text, 3] for text in texts[10 * step:10 * step + 10]]
         ids, documents = torch.tensor(sum(batch, [])), Documents.from_lengths(list(map(len, batch)))
         hide = torch.rand(len(ids)) < 0.2
@@ -168,7 +171,6 @@ def train(kind, folder):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(logits, labels).backward()
         optimizer.step()
-    from data_prep.tokenizer import load_tokenizer
     return Subject(f"a {kind} run", model.eval(), load_tokenizer(folder), SPECIAL, kind, 64, "cpu", {"weights": "abc"},
                    Path("runs/x"), config)
 
@@ -204,7 +206,8 @@ def test_what_bits_cost(result):
     assert rows["gptq3"]["file_bytes"] < rows["int4"]["file_bytes"] < rows["int8"]["file_bytes"] < rows["none"]["file_bytes"]
     assert all(row["tokens_per_second"] > 0 for row in rows.values())
     if result["objective"] == "causal":
-        assert 0 < abs(loss["kv4"]) < 0.1 and rows["kv4"]["cache_bytes_per_token"] * 32 == rows["none"]["cache_bytes_per_token"] * 4.5
+        assert 0 < abs(loss["kv4"]) < 0.1
+        assert rows["kv4"]["cache_bytes_per_token"] * 32 == rows["none"]["cache_bytes_per_token"] * 4.5
         assert rows["kv4"]["bits_per_byte"] == pytest.approx(rows["none"]["bits_per_byte"], abs=0.05)
     else:
         assert "kv4" not in rows and "no key/value cache" in result["skipped"]["kv4"]
@@ -217,7 +220,8 @@ def test_the_table(result):
 
 
 @settings(max_examples=50, deadline=None)
-@given(lengths=st.lists(st.integers(1, 40), min_size=2, max_size=30), tokens=st.integers(1, 600), calibration=st.integers(1, 600))
+@given(lengths=st.lists(st.integers(1, 40), min_size=2, max_size=30), tokens=st.integers(1, 600),
+       calibration=st.integers(1, 600))
 def test_no_document_is_both_scored_and_calibrated_on(lengths, tokens, calibration):
     shards = MemoryShards([[5 + number] * length for number, length in enumerate(lengths)])
     told = []
@@ -249,7 +253,7 @@ def test_refusals(subject, shards):
         quantize_model(subject, "int5", 32)
     with pytest.raises(CramError, match="'int5' is none of"):
         measure(subject, shards, Quantize(schemes=["int5"]), 0.15, print)
-    with pytest.raises(CramError, match=r"attention.q has 64 inputs, .* groups of 48; set quantize.group to a divisor, such as 64"):
+    with pytest.raises(CramError, match=r"attention.q has 64 inputs, .* groups of 48; set quantize.group to .* such as 64"):
         quantize_model(subject, "int4", 48)
     with pytest.raises(CramError, match="needs calibration text"):
         quantize_model(subject, "gptq4", 32)
@@ -307,11 +311,24 @@ def test_the_command(subject, shards, folder, tmp_path, monkeypatch):
         assert command(argparse.ArgumentParser(), [str(tmp_path / "run"), *arguments], said.append) == 0
         return said
 
-    said = run("int4", "--group", "32", "--tokens", "300", "--save", str(tmp_path / "out"))
+    said = run("int4", "--group", "32", "--tokens", "300", "--calibration-tokens", "99", "--save", str(tmp_path / "out"))
     assert [line.split()[0] for line in said[:3]] == ["scheme", "none", "int4"]
     assert said[-1].startswith(f"saved: {tmp_path / 'out'}")
     assert open_any(tmp_path / "out").notes == {"scheme": "int4"}
-    for arguments, message in [(["int4", "int8", "--save", "x"], "name one scheme"), (["kv4", "--save", "x"], "name one scheme"),
-                               (["--group", "0"], "whole numbers from 1")]:
+    for arguments, message in [(["int4", "int8", "--save", "x"], "name one scheme"),
+                               (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1")]:
         with pytest.raises(CramError, match=message):
             run(*arguments)
+
+
+def test_the_stage_writes_its_table(subject, shards, tmp_path, monkeypatch):
+    opened = []
+    monkeypatch.setattr("cram.after.quantize.open_run", lambda *folders, **_: opened.append(folders) or subject)
+    monkeypatch.setattr("cram.after.quantize.Shards", lambda folder, split: shards)
+    config, said = load("demo_gpt", ["quantize.schemes=[int8]", "quantize.group=32", "quantize.tokens=300",
+                                     "quantize.calibration_tokens=100", "train.threads=1"]), []
+    quantize_run(config, tmp_path / "data", tmp_path / "tokenizer", tmp_path / "pretrain", tmp_path, said.append)
+    assert opened == [("demo_gpt", tmp_path / "pretrain", tmp_path / "tokenizer")]
+    written = json.loads((tmp_path / "quantize.json").read_text())
+    assert [row["scheme"] for row in written["rows"]] == ["none", "int8"] and said == quantize_lines(written)
+    assert written["calibration_tokens"] == 0 and written["scored_tokens"] <= 300
