@@ -50,8 +50,8 @@ class Quantize:
     """Fewer bits a weight after the day, outside the budget."""
 
     schemes: list[str] = key(
-        ["int8", "int4", "gptq4"], "what the report compares: int8, int4: round to nearest in groups; gptq4, gptq3: GPTQ (Frantar "
-        "et al. 2023); kv4: 4-bit key/value cache (FlexGen, Sheng et al. 2023); []: none")
-    group: int = key(64, "weights of a row that share a scale")
+        ["int8", "int4", "gptq4"], "what the report compares: int8: round to nearest, one scale a row; int4, int3: in groups; "
+        "gptq4, gptq3: GPTQ in groups (Frantar et al. 2023); kv4: 4-bit key/value cache (FlexGen, Sheng et al. 2023); []: none")
+    group: int = key(64, "4 and 3 bits: weights of a row that share a scale")
     calibration_tokens: int = key(32768, "held-out tokens that GPTQ looks at; none of them is among those scored")
     tokens: int = key(32768, "held-out tokens scored per scheme")
