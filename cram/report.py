@@ -45,7 +45,7 @@ def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Cal
         ("text", _summary(config, ledger, rows, scores)),
         ("section", "Scores"), ("table", *score_table(scores)),
         *(("text", remark) for remark in score_remarks(scores)), *_phenomena(scores["minimal_pairs"]),
-        *_benchmarks(scores.get("benchmarks") or {}), *quantize_blocks(quantized),
+        *_benchmarks(scores.get("benchmarks") or {}), *_quantized(quantized),
         ("section", "Loss against budget"),
         ("figure", "curves", curves, "training and validation loss, and the learning rate, against the budget spent"),
         ("section", "What it cost"), *_account(config, ledger), *_events(rows),
@@ -145,6 +145,17 @@ def _benchmarks(results: dict) -> list[tuple]:
     return [("section", "Benchmarks"), ("table", *benchmark_table(results)),
             ("figure", "benchmarks", draw(results), "scores with their interval, chance, and what others reached"),
             *(("text", remark) for remark in remarks(results))]
+
+
+def _quantized(result: dict) -> list[tuple]:
+    """Fewer bits a weight: one row a scheme, the model as it was trained first."""
+    if len(result["rows"]) < 2:
+        return []
+    from cram.after.quantize import quantize_table
+    told = (f"{result['scored_tokens']:,} held-out tokens scored; GPTQ looked at {result['calibration_tokens']:,} others; "
+            f"speed: {result['speed']} on {result['device']}.")
+    return [("section", "Fewer bits"), ("table", *quantize_table(result)), ("text", told),
+            *(("text", f"{scheme}: skipped, {reason}") for scheme, reason in result["skipped"].items())]
 
 
 def _account(config: Config, ledger: Summary) -> list[tuple]:

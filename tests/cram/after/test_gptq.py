@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from cram.after.gptq import DAMPING, gptq, gptq_blocks, second_moment
+from cram.after.quantized import matrices
 from cram.after.round_to_nearest import decode, encode, find_levels
 from cram.errors import CramError
 from cram.layers import View
@@ -114,6 +115,6 @@ def test_every_matrix_sees_what_the_rounded_ones_before_it_give(changes):
         codes_by_name.clear()
 
     with torch.no_grad():
-        gptq_blocks(model, [view], 4, 16, replace)
+        gptq_blocks(model, [view], 4, dict.fromkeys(matrices(model), 16), replace)
     gate = ["mlp.gate"] if model.config.mlp == "geglu" else []
     assert found == 2 * ["attention.q", "attention.k", "attention.v", "attention.out", *gate, "mlp.up", "mlp.down"]
