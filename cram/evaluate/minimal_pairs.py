@@ -23,9 +23,7 @@ from cram.errors import CramError
 from cram.evaluate.blimp_names import PARADIGMS
 from cram.evaluate.scoring import Variant, log_likelihoods, pseudo_log_likelihood
 from cram.evaluate.subject import Subject
-from cram.evaluate.task import Rows, Split, Task
-from data_prep.sources.hub import EXTENSIONS
-from data_prep.sources.rows import read_rows
+from cram.evaluate.task import FILE, Rows, Split, Task
 
 FOLDER = "nyu-mll/blimp"
 BLIMP = {paradigm: Split(FOLDER, paradigm, "train") for paradigm in PARADIGMS}
@@ -132,7 +130,7 @@ def score_blimp(subject: Subject, rows: dict[Split, Rows], config: Any, say: Cal
     score: mean of the accuracies of the paradigms, as BLiMP reports it, with the interval of a stratified sample; details:
     the accuracy over all pairs, by paradigm, phenomenon (``linguistics_term``) and field, each with its Wilson interval.
     """
-    pairs = [pair for split, found in rows.items() for pair in pairs_of(found, split.subset or split.dataset)]
+    pairs = [pair for split, found in rows.items() for pair in pairs_of(found, split.subset or Path(split.dataset).stem)]
     if not pairs:
         raise CramError(f"minimal pairs: {', '.join(found.place for found in rows.values())} holds no pair; fetch it again")
     scores_P2 = pair_scores(subject, pairs, variant=variant, say=say)
@@ -150,23 +148,8 @@ def score_blimp(subject: Subject, rows: dict[Split, Rows], config: Any, say: Cal
 def pairs_task(path: str) -> Task:
     """``pairs:PATH``: any file of minimal pairs (.jsonl, .xz .gz .zst of it, .parquet): sentence_good, sentence_bad and, where
     there, phenomenon (or linguistics_term) and field."""
-    def score(subject: Subject, rows: dict[Split, Rows], config: Any, say: Callable[[str], None]) -> dict:
-        return score_blimp(subject, {Split(Path(path).stem, None, "pairs"): _read_file(Path(path))}, config, say)
-
-    return Task(f"pairs:{path}", f"minimal pairs in {path}", "the file", ("masked", "causal", "hybrid"), "accuracy", 0.5, (),
-                score)
-
-
-def _read_file(path: Path) -> Rows:
-    """A file on its own is what a mirror calls a plain corpus."""
-    names = [path.name.removesuffix(extension) for extension in EXTENSIONS if path.name.endswith(extension)]
-    if not path.is_file() or not names:
-        raise CramError(f"{path}: no such file, or none of {', '.join(EXTENSIONS)}; give a file with sentence_good and "
-                        "sentence_bad in each row")
-    place, rows = read_rows(names[0], None, "pairs", str(path.parent))
-    if Path(place) != path:
-        raise CramError(f"{path}: {place} stands before it; rename one of them")
-    return Rows(place, rows)
+    return Task(f"pairs:{path}", f"minimal pairs in {path}", "the file", ("masked", "causal", "hybrid"), "accuracy", 0.5,
+                (Split(path, None, FILE),), score_blimp)
 
 
 def score_minimal_pairs(model: Any, tokenizer: Any, mirror: Path, count: int, special: dict[str, int], *,

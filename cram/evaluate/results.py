@@ -21,7 +21,6 @@ from cram.evaluate.task import Rows, Split, Task
 from data_prep.errors import DataError
 from data_prep.files import file_hash, replace_durably
 from data_prep.overlap import overlap
-from data_prep.sources.rows import read_rows
 
 
 def score_tasks(subject: Subject, tasks: Sequence[Task], config: Any, store: Path, say: Callable[[str], None],
@@ -37,7 +36,7 @@ def score_tasks(subject: Subject, tasks: Sequence[Task], config: Any, store: Pat
             results[task.name] = {"skipped": f"for {' and '.join(task.kinds)} models, this one is {subject.kind}"}
         else:
             try:
-                data = {split: Rows(*read_rows(*split, mirror)) for split in task.reads}
+                data = {split: split.read(mirror) for split in task.reads}
             except DataError as error:
                 results[task.name] = {"skipped": str(error)}
             else:

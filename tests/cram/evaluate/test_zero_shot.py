@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cram.errors import CramError
+from data_prep.errors import DataError
 from cram.evaluate.minimal_pairs import pair_scores, pairs_task, sample_pairs, wilson
 from cram.evaluate.task import Rows
 from cram.evaluate.zero_shot import TASKS
@@ -77,25 +78,29 @@ def test_a_tie_is_wrong_and_counted():
     assert (result["score"], result["details"]["ties"]) == (0.0, 2)
 
 
+def score(task, subject):
+    return task.score(subject, {split: split.read(None) for split in task.reads}, None, print)
+
+
 def test_any_file_of_pairs(tmp_path):
     subject, path = MODELS["causal"](), tmp_path / "mine.jsonl"
     rows = [{"sentence_good": "The cats walk.", "sentence_bad": "The cats walks.", "phenomenon": "agreement"},
             {"sentence_good": "A dog barked.", "sentence_bad": "Dog a barked."}]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     task = pairs_task(str(path))
-    result = task.score(subject, {}, None, print)
+    result = score(task, subject)
     scores_P2 = pair_scores(subject, [{"good": row["sentence_good"], "bad": row["sentence_bad"]} for row in rows])
     hits = {"agreement": scores_P2[0, 0] > scores_P2[0, 1], "mine": scores_P2[1, 0] > scores_P2[1, 1]}
     assert {name: part["accuracy"] for name, part in result["details"]["phenomenon"].items()} == hits
-    assert task.name == f"pairs:{path}" and not task.reads
+    assert task.name == f"pairs:{path}" and str(task.reads[0]) == str(path)
     for content, message in [("", "holds no pair"), ('{"sentence_good": "a"}\n', "row 1: has no field sentence_bad"),
                              ('{"sentence_good": "a", "sentence_bad": ""}\n', "row 1: .* must be sentences")]:
         path.write_text(content)
         with pytest.raises(CramError, match=message):
-            task.score(subject, {}, None, print)
+            score(task, subject)
     for missing in (tmp_path / "no.jsonl", tmp_path / "no.txt", tmp_path):
-        with pytest.raises(CramError, match="no such file"):
-            pairs_task(str(missing)).score(subject, {}, None, print)
+        with pytest.raises(DataError, match="no such file"):
+            score(pairs_task(str(missing)), subject)
 
 
 def test_a_sample_is_spread_evenly_and_the_same_for_a_seed(tmp_path):
