@@ -33,7 +33,7 @@ VERBS = {
     "tokenizer": "train the vocabulary; cram tokenizer evaluate: what it is like, beside others",
     "data": "pack tokens into memory-mapped shards; cram data inspect: a page on what was kept and dropped, and why",
     "pretrain": "spend the budget; the same command resumes an interrupted run",
-    "evaluate": "score the model on held-out text and on evaluate.tasks; of a finished run: cram evaluate runs/demo tasks=blimp",
+    "evaluate": "score the model on held-out text and evaluate.tasks; of a finished run: cram evaluate runs/demo tasks=blimp",
     "quantize": "fewer bits a weight, and what that costs; of a finished run: cram quantize runs/demo int4",
     "report": "write the page about the run",
     "status": "show which results are there and why a stage would run",

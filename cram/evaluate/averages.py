@@ -7,7 +7,8 @@ def averages(results: dict[str, dict]) -> list[str]:
     """Lines about GLUE's averages, as soon as one of its tasks was scored."""
     from cram.evaluate.glue import glue_average, paper_average
 
-    found = {name: result for name, result in results.items() if name.startswith("glue.") and name != "glue.wnli" and "skipped" not in result}
+    found = {name: result for name, result in results.items()
+             if name.startswith("glue.") and name != "glue.wnli" and "skipped" not in result}
     if not found:
         return []
     lines = []

@@ -1,6 +1,6 @@
 """``cram evaluate RUN tasks=...``: benchmarks on a finished run, or on a Hugging Face model, whenever one likes.
 
-Results go to ``RUN/benchmarks/`` (``--out`` elsewhere): ``benchmarks.json``, ``benchmarks.md``, ``benchmarks.html``. Whatever was
+Results go to ``RUN/benchmarks/`` (``--out`` elsewhere): ``benchmarks.json``, ``benchmarks.md``, ``benchmarks.html``. What was
 scored before is kept in ``artifacts/scores`` beside the runs, so more tasks can be added, and a killed evaluation goes on.
 """
 
@@ -37,7 +37,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     if options.list:
         print("\n".join(list_tasks()))
         return 0
-    settings = [f"evaluate.tasks=[{text.partition('=')[2]}]" if text.startswith("tasks=") else text for text in options.settings]
+    settings = [f"evaluate.tasks=[{text.removeprefix('tasks=')}]" if text.startswith("tasks=") else text
+                for text in options.settings]
     device = next((text.partition("=")[2] for text in settings if text.startswith("train.device=")), "auto")
     subject = open_subject(options.run, device=device, say=say)
     config = override(subject.config or Config(), settings)

@@ -27,8 +27,8 @@ class Look:
             mirror = Path(config.evaluate.mirror or config.data.mirror)
             self.pairs = sample_pairs(mirror, config.train.validation_pairs, seed=0)
             if not self.pairs:
-                raise CramError(f"train.validation_pairs: no {FOLDER}/*/train.jsonl in {mirror}; set evaluate.mirror to a folder "
-                                "that has them, or train.validation_pairs=0")
+                raise CramError(f"train.validation_pairs: no {FOLDER}/*/train.jsonl in {mirror}; set evaluate.mirror to a "
+                                "folder that has them, or train.validation_pairs=0")
             masked = config.objective.type == "masked"  # then a sentence is read once for each of its tokens
             lengths = [len(tokenizer.encode(pair[side]).ids) for pair in self.pairs for side in ("good", "bad")]
             self.tokens += sum(length * (length if masked else 1) for length in lengths)
@@ -40,6 +40,7 @@ class Look:
                                max_tokens=config.train.validation_tokens, batch_tokens=batch_tokens, device=kind,
                                hybrid=config.objective.type == "hybrid", autocast=device.autocast())
         if self.pairs:
-            found = score_sample(model, self.tokenizer, self.pairs, self.heldout.special, batch_tokens=batch_tokens, device=kind)
+            found = score_sample(model, self.tokenizer, self.pairs, self.heldout.special, batch_tokens=batch_tokens,
+                                 device=kind)
             scores["minimal_pairs"] = found["accuracy"]
         return scores, one_sample(model, self.tokenizer, config.evaluate, device=kind)

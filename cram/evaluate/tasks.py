@@ -25,7 +25,8 @@ def choose_tasks(names: Sequence[str]) -> list[Task]:
         if name.startswith("pairs:"):
             found = [pairs_task(name.removeprefix("pairs:"))]
         else:
-            found = [tasks[name]] if name in tasks else [task for task in tasks.values() if name == group(task) or name == "all"]
+            members = [task for task in tasks.values() if name in (group(task), "all")]
+            found = [tasks[name]] if name in tasks else members
         if not found:
             known = [*tasks, *dict.fromkeys(map(group, tasks.values())), "all"]
             near = difflib.get_close_matches(name, known, n=1)
