@@ -80,8 +80,8 @@ def pairs_of(rows: Rows, paradigm: str) -> list[dict]:
         if not isinstance(good, str) or not isinstance(bad, str) or not good or not bad:
             raise CramError(f"{rows.place}, row {number + 1}: sentence_good and sentence_bad must be sentences, not "
                             f"{good!r} and {bad!r}; correct the file")
-        phenomenon = row.get("linguistics_term") or row.get("phenomenon") or paradigm
-        field = {"field": row["field"].replace("/", "_")} if row.get("field") else {}  # one paradigm has syntax/semantics
+        phenomenon = str(row.get("linguistics_term") or row.get("phenomenon") or paradigm)
+        field = {"field": str(row["field"]).replace("/", "_")} if row.get("field") else {}  # one paradigm: syntax/semantics
         pairs.append({"good": good, "bad": bad, "phenomenon": phenomenon, "paradigm": paradigm} | field)
     return pairs
 
@@ -100,7 +100,7 @@ def pair_scores(subject: Subject, pairs: Sequence[dict], *, variant: Optional[Va
     return scores.log_p.reshape(-1, 2)
 
 
-def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float]:
+def wilson(hits: float, n: int, z: float = 1.96) -> tuple[float, float]:
     """Score interval of a proportion at 95% (Wilson 1927)."""
     centre, spread = hits + z * z / 2, z * math.sqrt(hits * (n - hits) / n + z * z / 4)
     return max(0.0, (centre - spread) / (n + z * z)), min(1.0, (centre + spread) / (n + z * z))
@@ -127,8 +127,8 @@ def score_blimp(subject: Subject, rows: dict[Split, Rows], config: Any, say: Cal
                 variant: Optional[Variant] = None) -> dict:
     """BLiMP, or files of its form (``Task.score``).
 
-    score: mean of the accuracies of the paradigms, as BLiMP reports it, with the interval of a stratified sample; details:
-    the accuracy over all pairs, by paradigm, phenomenon (``linguistics_term``) and field, each with its Wilson interval.
+    score: mean of the accuracies of the paradigms, as BLiMP reports it, with the Wilson interval of as many pairs drawn at
+    random; details: the accuracy over all pairs, by paradigm, phenomenon (``linguistics_term``) and field.
     """
     pairs = [pair for split, found in rows.items() for pair in pairs_of(found, split.subset or Path(split.dataset).stem)]
     if not pairs:
@@ -136,13 +136,12 @@ def score_blimp(subject: Subject, rows: dict[Split, Rows], config: Any, say: Cal
     scores_P2 = pair_scores(subject, pairs, variant=variant, say=say)
     hits = scores_P2[:, 0] > scores_P2[:, 1]
     details: dict[str, Any] = {key: grouped(pairs, hits, key) for key in GROUPS}
-    parts = [(part["accuracy"], part["pairs"]) for part in details["paradigm"].values()]
-    mean = sum(share for share, _ in parts) / len(parts)
-    error = 1.96 * math.sqrt(sum(share * (1 - share) / n for share, n in parts)) / len(parts)
+    parts = [part["accuracy"] for part in details["paradigm"].values()]
+    mean = sum(parts) / len(parts)
+    low, high = wilson(mean * len(pairs), len(pairs))
     details |= {"all": accuracy(hits), "ties": int((scores_P2[:, 0] == scores_P2[:, 1]).sum()),
                 "scored_by": variant or ("within_word_l2r" if subject.kind == "masked" else "log_p")}
-    return {"metric": "accuracy", "score": mean, "low": max(0.0, mean - error), "high": min(1.0, mean + error),
-            "examples": len(pairs), "details": details}
+    return {"metric": "accuracy", "score": mean, "low": low, "high": high, "examples": len(pairs), "details": details}
 
 
 def pairs_task(path: str) -> Task:
