@@ -54,8 +54,8 @@ def planted(n, seed, pairs=False):
 
 def learn(subject, examples, tests, classes=2, say=print, seed=0, random_init=False, **settings):
     settings = Finetune(**{"epochs": 5, "lr": 3e-3, "batch": 16, "length": 32, **settings})
-    sets = {"": encode(subject, tests, settings.length)}
-    return tuning.finetune(subject, classes, encode(subject, examples, settings.length), sets, settings, seed, say, random_init)[""]
+    train, test = (encode(subject, some, settings.length) for some in (examples, tests))
+    return tuning.finetune(subject, classes, train, {"": test}, settings, seed, say, random_init)[""]
 
 
 def hit_rate(predictions, examples):
@@ -264,7 +264,8 @@ def test_sequences_read_as_documented():
 def test_median_and_spread_over_seeds(monkeypatch):
     values = iter([0.5, 0.9, 0.6, 0.7])
     monkeypatch.setattr(tuning, "finetune", lambda *arguments: {})
-    result = tuning.over_seeds(None, 2, None, {}, Finetune(seeds=4), lambda found: {"accuracy": next(values)}, "accuracy", print)
+    measure = lambda found: {"accuracy": next(values)}  # noqa: E731
+    result = tuning.over_seeds(None, 2, None, {}, Finetune(seeds=4), measure, "accuracy", print)
     assert (result["score"], result["low"], result["high"]) == (pytest.approx(0.65), 0.5, 0.9)
     assert result["metrics"]["accuracy"] == {"low": 0.5, "q1": pytest.approx(0.575), "median": pytest.approx(0.65),
                                              "q3": pytest.approx(0.75), "high": 0.9}
