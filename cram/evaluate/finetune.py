@@ -1,11 +1,8 @@
 """Fine-tuning: a copy of the whole model with a small head learns a task of sentences or pairs of sentences.
 
-Input, without padding, as documents of one packed stream: masked models read ``[CLS] a [SEP] b [SEP]`` from both sides and
-answer at [CLS]; causal models read the same and answer at its last token, the only one that has seen everything; hybrid
-models, which were trained both ways, read it from both sides, as GPT-BERT does (Charpentier & Samuel 2024).
-
-The copy always masks attention by document. For a model trained without that mask (``model.document_mask=false``) this is the
-same as giving each sequence a row of its own: it sees itself alone, from position 0.
+Input without padding (``cram.evaluate.reading``). The copy always masks attention by document. For a model trained without that
+mask (``model.document_mask=false``) this is the same as giving each sequence a row of its own: it sees itself alone, from
+position 0.
 
 Head, optimizer and schedule follow Geiping & Goldstein (2023, section 5) and their code: a linear layer, tanh, a linear layer;
 AdamW(0.9, 0.98, eps 1e-6), warm-up, decay to 0; the last epoch counts, nothing is picked or stopped early. Theirs has dropout
@@ -16,101 +13,46 @@ Axes: N tokens, B examples, S sequences (B x ways), D width, K outputs of the he
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import itertools
 import math
 import time
-from dataclasses import dataclass, replace
-from typing import Any, Callable, ContextManager, Iterator, NamedTuple, Optional, Sequence, TypeVar
+from dataclasses import replace
+from functools import partial
+from typing import Callable, Optional
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cram.device import is_out_of_memory
 from cram.errors import CramError
 from cram.evaluate.heldout import evaluating
+from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, answers, halving, passes, passes_of_one_size, read
 from cram.evaluate.subject import Subject
 from cram.model import Transformer, build
-from cram.ops import Documents
 from cram.schedule import learning_rate
 from cram.schema import Schedule
 from cram.schema_after import Finetune
 
-PASS_TOKENS = {"cpu": 512, "cuda": 65536}  # of a forward pass; the mask of one packed row is its square on the CPU
-T = TypeVar("T")
-
-
-class Example(NamedTuple):
-    """texts: the sequences that it is made of, each a sentence or two; several where one is to be chosen. label: the class,
-    the number, or which of the sequences is right."""
-
-    texts: tuple[tuple[str, ...], ...]
-    label: float
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Examples as token ids: sequences [S], ``ways`` of them an example; labels float64 [B]; cut: how many lost tokens."""
-
-    sequences: list[np.ndarray]
-    labels_B: np.ndarray
-    ways: int
-    cut: int
-
-    def __len__(self) -> int:
-        return len(self.labels_B)
-
-    def size(self, number: int) -> int:
-        """Tokens of an example."""
-        return sum(map(len, self.sequences[number * self.ways:(number + 1) * self.ways]))
-
-
-class Reading(NamedTuple):
-    """How a model reads: answer at the last token or at the first; causal as in ``Transformer.forward``."""
-
-    at_end: bool
-    causal: Optional[bool]
-
-
-READINGS = {"masked": Reading(False, None), "causal": Reading(True, None), "hybrid": Reading(False, False)}
+SCHEDULES = {"cosine": "cosine", "linear": "one-cycle"}  # as cram.schedule calls them
 
 
 def refuse(settings: Finetune) -> None:
     """CramError for settings that cannot be, or break the rules of the day."""
-    for key, low, high, why in (("epochs", 1, 5, "the rules allow no more than 5"), ("batch", 1, math.inf, ""),
-                                ("seeds", 1, math.inf, ""), ("length", 8, math.inf, ""), ("warmup", 0, 1, "a share of the steps")):
-        value = getattr(settings, key)
-        if not low <= value <= high:
-            until = "" if high == math.inf else f" and at most {high}"
-            raise CramError(f"evaluate.finetune.{key}={value}: must be at least {low}{until}{': ' * bool(why)}{why}")
+    if not 1 <= settings.epochs <= 5:
+        raise CramError(f"evaluate.finetune.epochs={settings.epochs}: must be at least 1, and the rules of the day allow no "
+                        "more than 5")
+    for key, least in (("batch", 1), ("seeds", 1), ("length", 8)):
+        if (value := getattr(settings, key)) < least:
+            raise CramError(f"evaluate.finetune.{key}={value}: must be at least {least}")
+    if not 0 <= settings.warmup <= 1:
+        raise CramError(f"evaluate.finetune.warmup={settings.warmup}: must lie between 0 and 1, a share of the steps")
     for key in ("lr", "clip"):
         value = getattr(settings, key)
         if value is not None and not value > 0:
             raise CramError(f"evaluate.finetune.{key}={value}: must be more than 0")
     if settings.max_examples is not None and settings.max_examples < 1:
         raise CramError(f"evaluate.finetune.max_examples={settings.max_examples}: must be at least 1; null for all")
-
-
-def shorten(a: list[int], b: list[int], room: int) -> tuple[list[int], list[int]]:
-    """Cut the longer of the two, token by token from its end, until both fit; the second where they are equal."""
-    keep = min(len(a), max(room - len(b), room - room // 2))
-    return a[:keep], b[:room - keep]
-
-
-def encode(subject: Subject, examples: Sequence[Example], length: int) -> Encoded:
-    """Examples as the model reads them, of ``length`` tokens at most. All have as many sequences as the first."""
-    cls, sep, sequences, cut = subject.special["cls"], subject.special["sep"], [], 0
-    for example in examples:
-        for texts in example.texts:
-            first, *second = (subject.encode(text) for text in texts)
-            kept, other = shorten(first, second[0] if second else [], length - 2 - len(second))
-            cut += len(kept) + len(other) < len(first) + sum(map(len, second))
-            tail = [*other, sep] if second else []
-            sequences.append(np.array([cls, *kept, sep, *tail], dtype=np.int64))
-    return Encoded(sequences, np.array([example.label for example in examples], dtype=np.float64), len(examples[0].texts), cut)
 
 
 def learner(subject: Subject, seed: int, random_init: bool = False) -> nn.Module:
@@ -144,68 +86,6 @@ class Head(nn.Module):
 
     def forward(self, x_SD: Tensor) -> Tensor:
         return self.classifier(torch.tanh(self.pooler(x_SD.float())))
-
-
-def precision(device: str) -> ContextManager:
-    """bfloat16 matrix products on a card that has them, else float32."""
-    if torch.device(device).type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", torch.bfloat16)
-    return contextlib.nullcontext()
-
-
-def read(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> tuple[Tensor, Documents]:
-    """Hidden states [N, D] of sequences end to end, each a document; in rows of their own where all have one length, for the
-    CPU computes the scores of whole rows."""
-    documents = Documents.from_lengths([len(ids) for ids in sequences], device)
-    if len({len(ids) for ids in sequences}) == 1:
-        documents = replace(documents, row=len(sequences[0]))
-    with precision(device):
-        return model(torch.from_numpy(np.concatenate(sequences)).to(device), documents, reading.causal), documents
-
-
-def answers(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> Tensor:
-    """The hidden state that stands for each sequence, [S, D]."""
-    hidden_ND, _ = read(model, sequences, reading, device)
-    end_S = np.cumsum([len(ids) for ids in sequences])
-    at_S = end_S - 1 if reading.at_end else np.concatenate(([0], end_S[:-1]))
-    return hidden_ND.index_select(0, torch.from_numpy(at_S).to(device))
-
-
-def passes(data: Encoded, which: Sequence[int], tokens: int) -> Iterator[np.ndarray]:
-    """Cut a list of examples into forward passes of ``tokens`` at most, or of one example."""
-    here, held = [], 0
-    for number in which:
-        size = data.size(number)
-        if here and held + size > tokens:
-            yield np.array(here)
-            here, held = [], 0
-        here.append(number)
-        held += size
-    yield np.array(here)
-
-
-def passes_of_one_size(data: Encoded, tokens: int) -> Iterator[np.ndarray]:
-    """All examples by their size, no pass with two sizes: the fastest way where the order does not matter."""
-    by_size = sorted(range(len(data)), key=data.size)
-    for _, alike in itertools.groupby(by_size, key=data.size):
-        yield from passes(data, list(alike), tokens)
-
-
-def halving(attempt: Callable[[int], T], tokens: int, least: int, say: Callable[[str], None]) -> tuple[T, int]:
-    """(attempt(tokens), tokens), with half the tokens each time that memory runs out. CramError below ``least``."""
-    while True:
-        try:
-            return attempt(tokens), tokens
-        except RuntimeError as error:
-            if not is_out_of_memory(error):
-                raise
-        # Outside the handler, where the error and the tensors that it held are gone.
-        if tokens // 2 < least:
-            raise CramError(f"out of memory with {tokens:,} tokens at once; make evaluate.finetune.length shorter")
-        tokens //= 2
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        say(f"out of memory: forward passes of {tokens:,} tokens from now on, not {2 * tokens:,}; the batch stays")
 
 
 class Tuner:
@@ -261,20 +141,20 @@ class Tuner:
         groups = [{"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
                   {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0}]
         optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(0.9, 0.98), eps=1e-6, fused=True)
-        schedule = Schedule(type={"cosine": "cosine", "linear": "one-cycle"}[settings.schedule], warmup=settings.warmup, start=0.0)
+        schedule = Schedule(type=SCHEDULES[settings.schedule], warmup=settings.warmup, start=0.0)
         steps, step = settings.epochs * -(-n // settings.batch), 0
         self.model.train()
         for epoch in range(settings.epochs):
             order = np.random.default_rng([self.seed, epoch]).permutation(n)
             for begin in range(0, n, settings.batch):
                 batch = order[begin:begin + settings.batch]
-                loss, self.tokens = halving(lambda tokens: self.accumulate(batch, tokens), self.tokens, self.least, self.say)
+                loss, self.tokens = halving(partial(self.accumulate, batch), self.tokens, self.least, self.say)
                 if not math.isfinite(loss):
                     raise CramError(f"fine-tuning: the loss is {loss} at step {step + 1} of {steps}; lower "
                                     f"evaluate.finetune.lr ({settings.lr})")
                 if settings.clip is not None:
                     torch.nn.utils.clip_grad_norm_(parameters, settings.clip)
-                for group in optimizer.param_groups:  # the rate at the middle of the step: neither the first nor the last is 0
+                for group in optimizer.param_groups:  # the rate of the middle of the step: neither end is a step of rate 0
                     group["lr"] = settings.lr * learning_rate((step + 0.5) / steps, schedule)
                 optimizer.step()
                 step += 1

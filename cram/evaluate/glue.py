@@ -14,7 +14,8 @@ import numpy as np
 
 from cram.errors import CramError
 from cram.evaluate import glue_metrics as official
-from cram.evaluate.finetune import Example, choose_examples, encode, over_seeds, refuse
+from cram.evaluate.finetune import choose_examples, over_seeds, refuse
+from cram.evaluate.reading import Example, encode
 from cram.evaluate.subject import Subject
 from cram.evaluate.task import Rows, Split, Task
 
@@ -28,7 +29,7 @@ PAPER_NINE = (("glue.mnli", "accuracy"), ("glue.mnli", "accuracy_mismatched"), (
               ("glue.stsb", "pearson"), ("glue.rte", "accuracy"), ("glue.qnli", "accuracy"), ("glue.qqp", "f1"),
               ("glue.mrpc", "f1"), ("glue.cola", "mcc"))
 
-# GLUE's own: the metrics of a task are averaged first, then the tasks; WNLI left out, as most papers do since Devlin et al. 2019.
+# GLUE's own: the metrics of a task are averaged first, then the tasks; WNLI left out, as by most since Devlin et al. 2019.
 GLUE_EIGHT = {"glue.cola": ("mcc",), "glue.sst2": ("accuracy",), "glue.mrpc": ("accuracy", "f1"),
               "glue.stsb": ("pearson", "spearman"), "glue.qqp": ("accuracy", "f1"),
               "glue.mnli": ("accuracy", "accuracy_mismatched"), "glue.qnli": ("accuracy",), "glue.rte": ("accuracy",)}
@@ -67,8 +68,8 @@ def class_of(rows: Rows, number: int, classes: int) -> int:
     """The label of a row, 0 .. classes - 1; CramError for another, above all for the -1 of the test splits."""
     label = rows.get(number, "label")
     if label == -1:
-        raise CramError(f"{rows.place}, row {number + 1}: label -1: a test split, whose labels are secret; give the train and "
-                        "validation splits")
+        raise CramError(f"{rows.place}, row {number + 1}: label -1, as in the test splits, whose labels are secret; give the "
+                        "train and validation splits")
     if not isinstance(label, int) or not 0 <= label < classes:
         raise CramError(f"{rows.place}, row {number + 1}: label {label!r} is none of 0 .. {classes - 1}; fetch the file again")
     return int(label)

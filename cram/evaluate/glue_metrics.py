@@ -37,6 +37,8 @@ def accuracy_and_f1(labels_B: np.ndarray, predictions_B: np.ndarray) -> Metrics:
 
 def matthews(labels_B: np.ndarray, predictions_B: np.ndarray) -> Metrics:
     """CoLA: Matthews' correlation."""
+    if np.ptp(labels_B) == 0 or np.ptp(predictions_B) == 0:
+        return {"mcc": 0.0}
     return {"mcc": float(_sklearn().matthews_corrcoef(labels_B, predictions_B))}
 
 

@@ -19,16 +19,16 @@ import torch
 
 from cram.errors import CramError
 from cram.evaluate import glue_metrics as official
-from cram.evaluate.finetune import (PASS_TOKENS, READINGS, Encoded, Example, choose_examples, encode, halving, learner,
-                                    passes_of_one_size, read, refuse)
+from cram.evaluate.finetune import choose_examples, learner, refuse
 from cram.evaluate.glue import KINDS, RECIPES, Recipe, measure, read_examples, sentences
 from cram.evaluate.heldout import evaluating
 from cram.evaluate.minimal_pairs import wilson
+from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, Example, encode, halving, passes_of_one_size, read
 from cram.evaluate.subject import Subject
 from cram.evaluate.task import Rows, Split, Task
 
-FOLDS, STRENGTHS = 3, (1e-3, 1e-2, 1e-1, 1.0)  # of the cross-validation, and the values of C that it tries
-ITERATIONS = 300
+FOLDS, STRENGTHS = 3, (1e-4, 1e-3, 1e-2, 1e-1, 1.0)  # of the cross-validation, and the values of C that it tries
+ITERATIONS = 500
 
 
 def means(model: Any, data: Encoded, kind: str, device: str, say: Callable[[str], None]) -> np.ndarray:
@@ -74,8 +74,8 @@ def fit(features_BF: np.ndarray, labels_B: np.ndarray) -> Any:
         raise CramError(official.NEEDS_EVAL) from error
     _, counts = np.unique(labels_B, return_counts=True)
     if len(counts) < 2 or counts.min() < FOLDS:
-        raise CramError(f"probe: the training examples used have {len(counts)} classes, the rarest {counts.min()} times; each of two "
-                        f"or more must be there {FOLDS} times: raise evaluate.finetune.max_examples")
+        raise CramError(f"probe: the training examples used have {len(counts)} classes, the rarest {counts.min()} times; there "
+                        f"must be two or more, each {FOLDS} times: raise evaluate.finetune.max_examples")
     pipeline = make_pipeline(StandardScaler(), LogisticRegression(max_iter=ITERATIONS))
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=0)
     search = GridSearchCV(pipeline, {"logisticregression__C": list(STRENGTHS)}, cv=folds)
@@ -141,7 +141,8 @@ TASKS: tuple[Task, ...] = (
     task("sst2", "is the film review positive?", "Socher et al. 2013", RECIPES["sst2"], 0.5),
     task("mrpc", "do the two sentences say the same?", "Dolan & Brockett 2005", RECIPES["mrpc"], None),
     task("qqp", "do the two questions ask the same?", "Quora 2017", RECIPES["qqp"], None),
-    task("mnli", "does the premise entail, contradict or leave open the hypothesis?", "Williams et al. 2018", RECIPES["mnli"], 1 / 3),
+    task("mnli", "does the premise entail, contradict or leave open the hypothesis?", "Williams et al. 2018", RECIPES["mnli"],
+         1 / 3),
     task("qnli", "does the sentence answer the question?", "Rajpurkar et al. 2016", RECIPES["qnli"], 0.5),
     task("rte", "does the first sentence entail the second?", "Dagan et al. 2006 and later", RECIPES["rte"], 0.5),
     task("imdb", "is the film review positive?", "Maas et al. 2011", IMDB, 0.5),

@@ -14,7 +14,7 @@ from typing import Callable
 from cram.errors import CramError
 from cram.evaluate import glue_metrics as official
 from cram.evaluate.glue import Recipe, class_of, sentences, task, text
-from cram.evaluate.finetune import Example
+from cram.evaluate.reading import Example
 from cram.evaluate.task import Rows, Split, Task
 
 HUB = "aps/super_glue"
@@ -41,8 +41,8 @@ def multirc_questions(rows: Rows) -> Callable:
     for number in range(len(rows.rows)):
         index = rows.get(number, "idx")
         if not isinstance(index, dict) or not {"paragraph", "question"} <= index.keys():
-            raise CramError(f"{rows.place}, row {number + 1}: idx {index!r} does not say paragraph and question; fetch the file "
-                            "again")
+            raise CramError(f"{rows.place}, row {number + 1}: idx {index!r} does not say paragraph and question; fetch the "
+                            "file again")
         questions.append((index["paragraph"], index["question"]))
     return official.multirc(questions)
 
@@ -55,7 +55,8 @@ def wic(rows: Rows, number: int) -> Example:
 def wsc(rows: Rows, number: int) -> Example:
     words, at = text(rows, number, "text").split(), rows.get(number, "span2_index")
     if not isinstance(at, int) or not 0 <= at < len(words):
-        raise CramError(f"{rows.place}, row {number + 1}: span2_index {at!r} is no word of its {len(words)}; fetch the file again")
+        raise CramError(f"{rows.place}, row {number + 1}: span2_index {at!r} is none of its {len(words)} words; fetch the file "
+                        "again")
     words[at] = f"*{words[at]}*"
     return Example(((" ".join(words), text(rows, number, "span1_text")),), class_of(rows, number, 2))
 
@@ -74,7 +75,8 @@ _ENTAILMENT = partial(sentences, fields=("premise", "hypothesis"))
 TASKS: tuple[Task, ...] = (
     task("superglue.boolq", "does the passage answer the question with yes?", "Clark et al. 2019",
          recipe_of("boolq", partial(sentences, fields=("question", "passage"), classes=2), _accuracy), 0.5),
-    task("superglue.cb", "entailed, contradicted or open? mean of accuracy and macro F1; 56 examples", "de Marneffe et al. 2019",
+    task("superglue.cb", "entailed, contradicted or open? mean of accuracy and macro F1; 56 examples",
+         "de Marneffe et al. 2019",
          recipe_of("cb", partial(_ENTAILMENT, classes=3), lambda rows: official.accuracy_and_macro_f1, 3, "mean"), None),
     task("superglue.copa", "which of two is the cause, or the effect? 100 examples", "Roemmele et al. 2011",
          recipe_of("copa", copa, _accuracy), 0.5),
