@@ -10,16 +10,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from cram.after import export as exporting
-from cram.after.architectures import target
+from cram.after.architectures import as_run, target
 from cram.after.export import export
 from cram.config import load
 from cram.errors import CramError
 from cram.evaluate.samples import encode_blanks, fill_blanks, generate
 from cram.evaluate.subject import open_subject
+from cram.model import build
 from cram.ops import Documents
 from tests.cram.after.made_run import made_run
 
-CAUSAL, PLAIN = "objective.type=causal", "model.qk_norm=false"
+CAUSAL, PLAIN, GROUPED = "objective.type=causal", "model.qk_norm=false", ("model.heads=4", "model.kv_heads=2")
 GPT2 = (CAUSAL, PLAIN, "model.norm=layernorm", "model.mlp=gelu", "model.embedding_norm=false")
 MODERNBERT = (PLAIN, "model.norm=layernorm", "model.first_attention_norm=false")
 FITS = {
@@ -29,17 +30,17 @@ FITS = {
     "qwen3 tied": ("Qwen3ForCausalLM", (CAUSAL, "model.embedding_norm=false", "model.mlp_width=40", "model.norm_eps=0.01")),
     "qwen3 whole rows": ("Qwen3ForCausalLM", (CAUSAL, "model.document_mask=false", "model.window=31")),
     "hybrid": ("Qwen3ForCausalLM", ("objective.type=hybrid",)),
-    "llama": ("LlamaForCausalLM", (CAUSAL, PLAIN, "model.bias=true", "model.kv_heads=1")),
+    "llama": ("LlamaForCausalLM", (CAUSAL, PLAIN, "model.bias=true", *GROUPED)),
     "mistral": ("MistralForCausalLM", (CAUSAL, PLAIN, "model.window=2")),
     "arcee": ("ArceeForCausalLM", (CAUSAL, PLAIN, "model.mlp=relu2", "model.bias=true")),
     "arcee gelu": ("ArceeForCausalLM", (CAUSAL, PLAIN, "model.mlp=gelu")),
-    "gpt2": ("GPT2LMHeadModel", (*GPT2, "model.position=scaled_sinusoidal", "model.bias=true", "model.kv_heads=1")),
+    "gpt2": ("GPT2LMHeadModel", (*GPT2, "model.position=scaled_sinusoidal", "model.bias=true", *GROUPED)),
     "gpt2 plain": ("GPT2LMHeadModel", (*GPT2, "model.position=none", "model.tied=false")),
     "eurobert": ("EuroBertForMaskedLM", (PLAIN,)),
     "eurobert biases": ("EuroBertForMaskedLM", (PLAIN, "model.bias=true", "model.kv_heads=1", "model.embedding_norm=false",
                                                 "model.mlp=swiglu", "model.rope_base=500")),
     "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
-    "modernbert window": ("ModernBertForMaskedLM", (*MODERNBERT, "model.window=3", "model.bias=true", "model.kv_heads=1",
+    "modernbert window": ("ModernBertForMaskedLM", (*MODERNBERT, "model.window=3", "model.bias=true", *GROUPED,
                                                     "model.tied=false", "model.rope_base=500", "model.mlp=swiglu")),
 }
 CAUSAL_FITS = [name for name, (stock, _) in FITS.items() if "Masked" not in stock]
@@ -135,6 +136,13 @@ def test_a_model_is_exported_as_its_schedules_left_it(tmp_path, tiny, small_conf
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert (config["num_hidden_layers"], config["sliding_window"], config["rope_parameters"]["rope_theta"]) == (2, 5, 77.0)
     assert config["layer_types"] == ["sliding_attention"] * 2
+
+
+@pytest.mark.parametrize("window, kept", [(None, None), (29, 29), (30, 30), (31, None), (32, None), (500, None)])
+def test_a_window_that_hides_nothing_of_a_row_is_none(small_config, window, kept):
+    model = build(small_config(CAUSAL).model, 300, True)
+    model.window = window
+    assert as_run(model, 32).window == kept
 
 
 def test_a_hybrid_run_says_loudly_which_half_it_leaves(tmp_path, tiny, small_config):
