@@ -81,8 +81,7 @@ class Attention(nn.Module):
         if self.value_embedding is not None:
             v_NGK = v_NGK + self.value_embedding(view.ids_N, x_ND).type_as(v_NGK)
         qk_norm = QKNorm(self.q_norm.weight, self.k_norm.weight, self.q_norm.eps) if self.q_norm is not None else None
-        o_NHK = attention(q_NHK, k_NGK, v_NGK, qk_norm=qk_norm, **view.attention)
-        return self.out(o_NHK.flatten(-2))
+        return self.out(view.attend(self, q_NHK, k_NGK, v_NGK, qk_norm).flatten(-2))
 
 
 class MLP(nn.Module):
@@ -151,6 +150,10 @@ class View:
         self.attention = {"documents": documents, "causal": causal, "window": window, "rope": rope, "backend": backend,
                           "seen": sight(documents, n, causal=causal, window=window, rope=rope, backend=backend,
                                         device=device)}
+
+    def attend(self, layer: Attention, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, qk_norm: Optional[QKNorm]) -> Tensor:
+        """What the queries of a layer find, [N, H, K]. Other views keep keys and values here: ``cram.after.cache``."""
+        return attention(q_NHK, k_NGK, v_NGK, qk_norm=qk_norm, **self.attention)
 
 
 class ScaledSinusoidal(nn.Module):

@@ -96,15 +96,24 @@ class Transformer(nn.Module):
         """Token ids int64 [N] to hidden states [N, D], normalised, ready for ``logits``. causal: None for the model's own."""
         view = View(self.config, ids_N, documents, causal=self.causal if causal is None else causal, window=self.window,
                     rope_base=self.rope_base, backend=self.backend)
-        x_ND = self.embedding(ids_N)
-        if self.position is not None:
-            x_ND = x_ND + self.position(view.positions_N)
-        x0_ND = x_ND = self.embedding_norm(x_ND)
+        return self.hidden(view)
+
+    def hidden(self, view: View) -> Tensor:
+        """The hidden states [N, D] of the tokens of a view; ``view.attend`` says what attention is."""
+        x0_ND = x_ND = self.embedded(view)
         for layer in range(self.depth):
-            x_ND = recompute.run(self.recompute, self._layer, layer, x_ND, x0_ND, view)
+            x_ND = recompute.run(self.recompute, self.layer, layer, x_ND, x0_ND, view)
         return self.final_norm(x_ND)
 
-    def _layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
+    def embedded(self, view: View) -> Tensor:
+        """What the first block reads, [N, D]."""
+        x_ND = self.embedding(view.ids_N)
+        if self.position is not None:
+            x_ND = x_ND + self.position(view.positions_N)
+        return self.embedding_norm(x_ND)
+
+    def layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
+        """The stream [N, D] after a block, from that before it and the embedded tokens x0."""
         if self.residual_scalars is not None:
             x_ND = self.residual_scalars(layer, x_ND, x0_ND)
         return self.blocks[layer](x_ND, view)

@@ -1,7 +1,9 @@
 """The one door to the ``kernels`` package (see ``cram/__init__.py`` for its name at run time)."""
 
 from cram._kernels.attention import BACKENDS, QKNorm, Rope, Sight, attention, sight, why_not
+from cram._kernels.attention_twin import normalise_and_rotate
 from cram._kernels.documents import Documents
 from cram._kernels.loss import linear_cross_entropy
 
-__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "linear_cross_entropy", "sight", "why_not"]
+__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "linear_cross_entropy", "normalise_and_rotate", "sight",
+           "why_not"]

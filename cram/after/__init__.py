@@ -1,1 +1,1 @@
-"""What follows the day: the model generates, shrinks, and leaves for other tools."""
+"""After the day: generate, fill in, quantize, export, and be scored by the tools of others."""

@@ -6,42 +6,30 @@ from typing import Any, Optional
 
 import torch
 
+from cram.after.generate import RereadingReader, Text, continue_texts, open_reader, read_whole
+from cram.after.sampling import Sampling
 from cram.errors import CramError
 from cram.evaluate.heldout import PROTECTED, evaluating
-from cram.ops import Documents
 
 BLANK = "[MASK]"
 
 
-def _hidden(model: Any, ids: list[int], device: str | torch.device, causal: Optional[bool] = None) -> torch.Tensor:
-    """Hidden states [N, D] of one document. causal: None as the model was built."""
-    start_N = torch.zeros(len(ids), dtype=torch.int32, device=device)
-    return model(torch.tensor(ids, device=device), Documents(start_N, start_N + len(ids), len(ids)), causal)
-
-
 @torch.no_grad()
 def generate(model: Any, tokenizer: Any, prompt: str, *, tokens: int, temperature: float, seed: int = 0,
-             device: str | torch.device = "cpu") -> str:
-    """``prompt`` and at most ``tokens`` more, up to [SEP]; the whole prefix is read again for each (no cache).
+             device: str | torch.device = "cpu", cached: bool = True) -> str:
+    """``prompt`` and at most ``tokens`` more, up to [SEP].
 
-    temperature 0: always the likeliest token. Else drawn from a private generator seeded with ``seed``.
+    temperature 0: always the likeliest token. Else drawn from a private generator seeded with ``seed``. cached: False to
+    call the model for every token on all that is there: one that is compiled or in shards must be called as a whole.
     """
-    generator = torch.Generator().manual_seed(seed)
     cls, sep = tokenizer.token_to_id("[CLS]"), tokenizer.token_to_id("[SEP]")
-    never = [token for token in range(PROTECTED) if token != sep]
-    ids = [cls, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    text = Text(tokenizer, [cls, *tokenizer.encode(prompt, add_special_tokens=False).ids])
     with evaluating(model):
-        for _ in range(tokens):
-            logits_V = model.logits(_hidden(model, ids, device)[-1:])[0].float().cpu()
-            logits_V[never] = -torch.inf
-            if temperature == 0:
-                token = int(logits_V.argmax())
-            else:
-                token = int(torch.multinomial(torch.softmax(logits_V / temperature, 0), 1, generator=generator))
-            if token == sep:
-                break
-            ids.append(token)
-    return tokenizer.decode(ids[1:])
+        reader = (open_reader(model, 1, len(text.ids) + tokens, None, device) if cached else
+                  RereadingReader(model, 1, device))
+        continue_texts(reader, [text], tokens=tokens, sampling=Sampling(temperature), seeds=[seed], end=sep,
+                       never=[token for token in range(PROTECTED) if token != sep])
+    return tokenizer.decode(text.ids)
 
 
 def encode_blanks(tokenizer: Any, sentence: str, where: str = "evaluate.blanks") -> list[int]:
@@ -72,7 +60,7 @@ def fill_blanks(model: Any, tokenizer: Any, sentence: str, *, top: int = 5,
     ids = encode_blanks(tokenizer, sentence)
     places = [place - model.causal for place, token in enumerate(ids) if token == tokenizer.token_to_id(BLANK)]
     with evaluating(model):
-        logits_BV = model.logits(_hidden(model, ids, device, causal=False)[places]).float().cpu()
+        logits_BV = model.logits(read_whole(model, ids, device, causal=False)[places]).float().cpu()
     probabilities_BV = logits_BV.softmax(1)
     probabilities_BV[:, :PROTECTED] = 0
     best = probabilities_BV.topk(top, dim=1)
@@ -85,8 +73,8 @@ def one_sample(model: Any, tokenizer: Any, evaluate: Any, *, tokens: int = 24,
     """A short look for the middle of a run: the first prompt continued, or the first sentence with its blanks filled
     (likeliest token first); None when ``evaluate`` (``cram.schema.Evaluate``) lists none."""
     if model.causal:
-        return generate(model, tokenizer, evaluate.prompts[0], tokens=tokens, temperature=0.0,
-                        device=device) if evaluate.prompts else None
+        return generate(model, tokenizer, evaluate.prompts[0], tokens=tokens, temperature=0.0, device=device,
+                        cached=False) if evaluate.prompts else None
     if not evaluate.blanks:
         return None
     sentence = evaluate.blanks[0]
