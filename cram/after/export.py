@@ -73,7 +73,10 @@ def stock_model(subject: Subject, chosen: Target) -> Any:
     ids = {"pad_token_id": special["pad"], "bos_token_id": special["cls"], "eos_token_id": special["sep"]}
     if not causal:
         ids |= {"cls_token_id": special["cls"], "sep_token_id": special["sep"], "mask_token_id": special["mask"]}
-    maker = getattr(transformers, chosen.name)
+    maker = getattr(transformers, chosen.name, None)
+    if maker is None:
+        raise CramError(f"transformers {transformers.__version__} has no {chosen.name}, which this model exports to; a newer "
+                        "one has: pip install -U 'cram-lm[eval]'")
     config = maker.config_class(**chosen.settings(subject.model, subject.row), **ids)
     model = maker(config).eval()
     with torch.no_grad():

@@ -12,6 +12,7 @@ Axes: N packed tokens, B documents, T tokens of the longest, D width of the hidd
 
 from __future__ import annotations
 
+import itertools
 import pickle
 from pathlib import Path
 from typing import Any, Optional
@@ -113,7 +114,8 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
     wrapped = Imported(model, kind == "causal", row, special["pad"]).to(device).eval()
     plain = _plain(tokenizer.backend_tokenizer)
     identity = {"weights": _weights_hash(wrapped), "tokenizer": xxhash.xxh3_128(plain.to_str().encode()).hexdigest()}
-    return Subject(Path(name).name, wrapped, plain, special, kind, row, device, identity, Path(name))
+    notes = {"opening": _opening(tokenizer.backend_tokenizer)} if kind == "causal" else {}
+    return Subject(Path(name).name, wrapped, plain, special, kind, row, device, identity, Path(name), notes=notes)
 
 
 def _loaded(name: str, load: Any, **options: Any) -> Any:
@@ -169,11 +171,17 @@ def _special(name: str, tokenizer: Any, config: Any, kind: str) -> dict[str, int
     found = {"pad": first(tokenizer.pad_token_id, eos, 0), "unk": tokenizer.unk_token_id, "cls": first(*opens),
              "sep": eos if kind == "causal" else first(tokenizer.sep_token_id, eos),
              "mask": tokenizer.mask_token_id if kind == "masked" else None}
-    needed = ("cls", "sep", "mask") if kind == "masked" else ("cls",)
+    needed = ("cls", "sep", "mask") if kind == "masked" else ("cls", "sep")
     if missing := [each for each in needed if found[each] is None]:
         raise CramError(f"{name}: the tokenizer of this {kind} model has no {' and no '.join(missing)} token; complete its "
                         "special_tokens_map.json or tokenizer_config.json")
     return {each: number for each, number in found.items() if number is not None}
+
+
+def _opening(tokenizer: Tokenizer) -> list[int]:
+    """The special tokens that the tokenizer itself puts before a text: Llama's a beginning, GPT-2's nothing."""
+    encoded = tokenizer.encode("a")
+    return [number for number, _ in itertools.takewhile(lambda pair: pair[1], zip(encoded.ids, encoded.special_tokens_mask))]
 
 
 def _row(name: str, config: Any, tokenizer: Any) -> int:

@@ -13,6 +13,8 @@ import yaml
 
 from cram import __version__
 from cram.audit import Summary, read_ledger
+from cram.evaluate.averages import averages
+from cram.evaluate.benchmark_page import benchmark_table, scored
 from cram.evaluate.subject import Subject
 from cram.evaluate.table import COLUMNS
 from cram.explain import differences, show
@@ -43,6 +45,8 @@ def model_card(subject: Subject, stock: str, dtype: str, name: str = ".") -> str
     ledger_path = run / "pretrain" / "ledger.jsonl"
     ledger = read_ledger(ledger_path) if ledger_path.exists() else None
     source, scores = text.get("source", {}), _read(run / "evaluate" / "scores.json")
+    later = _read(run / "benchmarks" / "benchmarks.json")  # of cram evaluate
+    benchmarks = scores.get("benchmarks", {}) | (later["results"] if later.get("identity") == subject.identity else {})
     example = (config.evaluate.prompts or ["The"])[0] if causal else (config.evaluate.blanks or ["The [MASK]."])[0]
     hybrid = " It was trained as a hybrid of both kinds; this is its causal half." if subject.kind == "hybrid" else ""
     parts = [
@@ -51,7 +55,7 @@ def model_card(subject: Subject, stock: str, dtype: str, name: str = ".") -> str
         f"budget, {config.budget}. {subject.model.parameter_count():,} parameters; stored as `{stock}` in {dtype}, which "
         f"transformers 5 and newer load without code of its own.{hybrid}",
         "## How to use it", LOAD[causal].format(name=name, text=example), _reads(subject, causal),
-        "## Scores", *_scores(scores),
+        "## Scores", *_scores(scores), *_benchmarks(benchmarks),
         "## Training text", *_data(source, data),
         "## What it cost", *_cost(ledger, config, _device(run / "pretrain" / "metrics.jsonl")),
         "## Limitations", _limitations(subject, causal),
@@ -90,14 +94,18 @@ def _scores(scores: dict) -> list[str]:
     used = [name for name in COLUMNS if any(row.get(name) is not None for _, row in rows)]
     table = _table(["held-out text", *(COLUMNS[name] for name in used)],
                    [[title, *(_number(row.get(name)) for name in used)] for title, row in rows])
-    tasks = {name: row for name, row in scores.get("benchmarks", {}).items() if isinstance(row, dict) and "score" in row}
     pairs = scores.get("minimal_pairs", {})
-    if "accuracy" in pairs:
-        tasks = {f"BLiMP, {pairs['pairs']:,} pairs": pairs | {"metric": "accuracy", "score": pairs["accuracy"]}} | tasks
-    return [table, _table(["benchmark", "metric", "score", "95% interval"], [
-        [name, row.get("metric", ""), _number(row["score"]),
-         f"{row['low']:.4f} to {row['high']:.4f}" if row.get("low") is not None and row.get("high") is not None else ""]
-        for name, row in tasks.items()]) if tasks else ""]
+    return [table, f"Minimal pairs (BLiMP): {100 * pairs['accuracy']:.1f}% of {pairs['pairs']:,} right (95% interval "
+                   f"{100 * pairs['low']:.1f} to {100 * pairs['high']:.1f}; chance is 50)." if "accuracy" in pairs else ""]
+
+
+def _benchmarks(results: dict[str, dict]) -> list[str]:
+    """As in the report, without the scores of others."""
+    if not scored(results):
+        return []
+    header, rows = benchmark_table(results)
+    keep = [index for index, title in enumerate(header) if title != "others"]
+    return [_table([header[index] for index in keep], [[row[index] for index in keep] for row in rows]), *averages(results)]
 
 
 def _data(source: dict, data: dict) -> list[str]:

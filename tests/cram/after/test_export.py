@@ -10,16 +10,17 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer, pipeline
 
 from cram.after import export as exporting
-from cram.after.architectures import target
+from cram.after.architectures import as_run, target
 from cram.after.export import export
 from cram.config import load
 from cram.errors import CramError
 from cram.evaluate.samples import encode_blanks, fill_blanks, generate
 from cram.evaluate.subject import open_subject
+from cram.model import build
 from cram.ops import Documents
 from tests.cram.after.made_run import made_run
 
-CAUSAL, PLAIN = "objective.type=causal", "model.qk_norm=false"
+CAUSAL, PLAIN, GROUPED = "objective.type=causal", "model.qk_norm=false", ("model.heads=4", "model.kv_heads=2")
 GPT2 = (CAUSAL, PLAIN, "model.norm=layernorm", "model.mlp=gelu", "model.embedding_norm=false")
 MODERNBERT = (PLAIN, "model.norm=layernorm", "model.first_attention_norm=false")
 FITS = {
@@ -29,17 +30,17 @@ FITS = {
     "qwen3 tied": ("Qwen3ForCausalLM", (CAUSAL, "model.embedding_norm=false", "model.mlp_width=40", "model.norm_eps=0.01")),
     "qwen3 whole rows": ("Qwen3ForCausalLM", (CAUSAL, "model.document_mask=false", "model.window=31")),
     "hybrid": ("Qwen3ForCausalLM", ("objective.type=hybrid",)),
-    "llama": ("LlamaForCausalLM", (CAUSAL, PLAIN, "model.bias=true", "model.kv_heads=1")),
+    "llama": ("LlamaForCausalLM", (CAUSAL, PLAIN, "model.bias=true", *GROUPED)),
     "mistral": ("MistralForCausalLM", (CAUSAL, PLAIN, "model.window=2")),
     "arcee": ("ArceeForCausalLM", (CAUSAL, PLAIN, "model.mlp=relu2", "model.bias=true")),
     "arcee gelu": ("ArceeForCausalLM", (CAUSAL, PLAIN, "model.mlp=gelu")),
-    "gpt2": ("GPT2LMHeadModel", (*GPT2, "model.position=scaled_sinusoidal", "model.bias=true", "model.kv_heads=1")),
+    "gpt2": ("GPT2LMHeadModel", (*GPT2, "model.position=scaled_sinusoidal", "model.bias=true", *GROUPED)),
     "gpt2 plain": ("GPT2LMHeadModel", (*GPT2, "model.position=none", "model.tied=false")),
     "eurobert": ("EuroBertForMaskedLM", (PLAIN,)),
     "eurobert biases": ("EuroBertForMaskedLM", (PLAIN, "model.bias=true", "model.kv_heads=1", "model.embedding_norm=false",
                                                 "model.mlp=swiglu", "model.rope_base=500")),
     "modernbert": ("ModernBertForMaskedLM", MODERNBERT),
-    "modernbert window": ("ModernBertForMaskedLM", (*MODERNBERT, "model.window=3", "model.bias=true", "model.kv_heads=1",
+    "modernbert window": ("ModernBertForMaskedLM", (*MODERNBERT, "model.window=3", "model.bias=true", *GROUPED,
                                                     "model.tied=false", "model.rope_base=500", "model.mlp=swiglu")),
 }
 CAUSAL_FITS = [name for name, (stock, _) in FITS.items() if "Masked" not in stock]
@@ -47,10 +48,16 @@ MASKED_FITS = [name for name in FITS if name not in CAUSAL_FITS]
 
 
 @pytest.fixture
-def exported(tmp_path, tiny, small_config):
+def config(small_config):
+    """A model with QK-norm, as by default, unless asked otherwise."""
+    return lambda *overrides: small_config("model.qk_norm=true", *overrides)
+
+
+@pytest.fixture
+def exported(tmp_path, tiny, config):
     """``exported("qwen3") -> (subject, folder)``"""
     def make(name, **options):
-        run = made_run(tmp_path / "runs" / "one", small_config(*FITS[name][1]), tiny)
+        run = made_run(tmp_path / "runs" / "one", config(*FITS[name][1]), tiny)
         assert export(run, tmp_path / "out", print, **options).name == FITS[name][0]
         return open_subject(run, device="cpu"), tmp_path / "out"
     return make
@@ -129,17 +136,24 @@ def test_the_tokenizer_encodes_and_decodes_as_ours(exported, name, texts):
         assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id) == (2, 3, 0)
 
 
-def test_a_model_is_exported_as_its_schedules_left_it(tmp_path, tiny, small_config):
-    run = made_run(tmp_path / "one", small_config(CAUSAL, "model.layers=3"), tiny, layers=2, window=4, rope_base=77.0)
+def test_a_model_is_exported_as_its_schedules_left_it(tmp_path, tiny, config):
+    run = made_run(tmp_path / "one", config(CAUSAL, "model.layers=3"), tiny, layers=2, window=4, rope_base=77.0)
     export(run, tmp_path / "out", print)
-    config = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (config["num_hidden_layers"], config["sliding_window"], config["rope_parameters"]["rope_theta"]) == (2, 5, 77.0)
-    assert config["layer_types"] == ["sliding_attention"] * 2
+    stock = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (stock["num_hidden_layers"], stock["sliding_window"], stock["rope_parameters"]["rope_theta"]) == (2, 5, 77.0)
+    assert stock["layer_types"] == ["sliding_attention"] * 2
 
 
-def test_a_hybrid_run_says_loudly_which_half_it_leaves(tmp_path, tiny, small_config):
+@pytest.mark.parametrize("window, kept", [(None, None), (29, 29), (30, 30), (31, None), (32, None), (500, None)])
+def test_a_window_that_hides_nothing_of_a_row_is_none(config, window, kept):
+    model = build(config(CAUSAL).model, 300, True)
+    model.window = window
+    assert as_run(model, 32).window == kept
+
+
+def test_a_hybrid_run_says_loudly_which_half_it_leaves(tmp_path, tiny, config):
     said = []
-    export(made_run(tmp_path / "one", small_config("objective.type=hybrid"), tiny), tmp_path / "out", said.append)
+    export(made_run(tmp_path / "one", config("objective.type=hybrid"), tiny), tmp_path / "out", said.append)
     assert "exported is the CAUSAL model" in said[0]
 
 
@@ -153,8 +167,8 @@ def test_stored_in_half_the_bytes(exported, dtype):
     assert json.loads((folder / "config.json").read_text())["dtype"] == dtype
 
 
-def test_the_same_run_gives_the_same_bytes(tmp_path, tiny, small_config):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_the_same_run_gives_the_same_bytes(tmp_path, tiny, config):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
     for name in ("a", "b"):
         export(run, tmp_path / name, print)
     files = sorted(path.name for path in (tmp_path / "a").iterdir())
@@ -179,34 +193,32 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, tiny, small_config):
     ((*MODERNBERT, "model.qk_norm=true"), ["qk_norm"]), ((*MODERNBERT, "model.value_embeddings=true"), ["value_embeddings"]),
     ((PLAIN, "model.position=scaled_sinusoidal", "model.logit_softcap=15", "model.residual_scalars=true"),
      ["position", "logit_softcap", "residual_scalars"])])
-def test_what_no_stock_class_computes_is_refused_by_name_with_a_remedy_that_works(small_config, overrides, reasons):
-    config = small_config(*overrides)
+def test_what_no_stock_class_computes_is_refused_by_name_with_a_remedy_that_works(config, overrides, reasons):
     with pytest.raises(CramError, match="no stock class") as refusal:
-        target(config.model, CAUSAL in overrides)
+        target(config(*overrides).model, CAUSAL in overrides)
     told, remedy = str(refusal.value).split("To export, train with ")
     assert all(f"model.{reason}=" in told for reason in reasons)
     assert {each.partition("=")[0] for each in remedy.split()} == {f"model.{reason}" for reason in reasons}
     mended = [each for each in overrides if each.partition("=")[0] not in {word.partition("=")[0] for word in remedy.split()}]
-    assert target(small_config(*mended, *remedy.split()).model, CAUSAL in overrides)
+    assert target(config(*mended, *remedy.split()).model, CAUSAL in overrides)
 
 
 def test_the_shipped_recipes_map_or_say_why_not():
     assert target(load("demo_gpt").model, True).name == target(load("gpt_day").model, True).name == "Qwen3ForCausalLM"
-    for name in ("demo", "bert_day"):
-        assert target(load(name, ["model.qk_norm=false"]).model, False).name == "EuroBertForMaskedLM"
+    assert target(load("demo").model, False).name == target(load("bert_day").model, False).name == "EuroBertForMaskedLM"
     with pytest.raises(CramError, match="model.position=scaled_sinusoidal"):
         target(load("cramming2022").model, False)
 
 
-def test_a_refused_run_leaves_nothing(tmp_path, tiny, small_config, cram):
-    run = made_run(tmp_path / "one", small_config(), tiny)
+def test_a_refused_run_leaves_nothing(tmp_path, tiny, config, cram):
+    run = made_run(tmp_path / "one", config(), tiny)
     result = cram("export", run, tmp_path / "deep" / "out")
     assert result.code == 2 and result.err.count("\n") == 1 and "model.qk_norm=true" in result.err
     assert not (tmp_path / "deep").exists()
 
 
-def test_from_the_command_line(tmp_path, tiny, small_config, cram):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_from_the_command_line(tmp_path, tiny, config, cram):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
     result = cram("export", run, tmp_path / "out", "--dtype", "float16")
     assert result.code == 0 and "Qwen3ForCausalLM" in result.out and "AutoModelForCausalLM" in result.out and not result.err
     assert cram("export", run, tmp_path / "out").err.endswith("--force replaces it, or give another folder\n")
@@ -217,8 +229,8 @@ def test_from_the_command_line(tmp_path, tiny, small_config, cram):
 
 
 @pytest.mark.parametrize("force", [False, True])
-def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, tiny, small_config, force):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, tiny, config, force):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
     with pytest.raises(CramError, match="is no export; give another folder"):
         export(run, run, print, force=force)
     assert (run / "pretrain" / "config.json").exists()
@@ -227,8 +239,8 @@ def test_a_folder_that_is_no_export_is_never_replaced(tmp_path, tiny, small_conf
 
 
 @pytest.mark.parametrize("broken", ["model_card", "_check_tokenizer", "sync"])
-def test_a_crash_leaves_no_half_folder_and_what_was_there(tmp_path, tiny, small_config, monkeypatch, broken):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_a_crash_leaves_no_half_folder_and_what_was_there(tmp_path, tiny, config, monkeypatch, broken):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
     export(run, tmp_path / "kept", print)
     before = {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
 
@@ -243,8 +255,8 @@ def test_a_crash_leaves_no_half_folder_and_what_was_there(tmp_path, tiny, small_
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "kept").iterdir()}
 
 
-def test_what_a_killed_export_left_is_cleared_away(tmp_path, tiny, small_config):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_what_a_killed_export_left_is_cleared_away(tmp_path, tiny, config):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
     (tmp_path / ".out.tmp").mkdir()
     (tmp_path / ".out.tmp" / "stray.bin").write_text("half")
     export(run, tmp_path / "out", print)
@@ -254,8 +266,8 @@ def test_what_a_killed_export_left_is_cleared_away(tmp_path, tiny, small_config)
 @pytest.mark.parametrize("damage", [
     lambda weights: weights | {"model.norm.weight": weights["model.norm.weight"] * 1.001},
     lambda weights: weights | {"model.norm.weight": weights["model.norm.weight"] * float("nan")}])
-def test_a_folder_that_computes_something_else_gets_no_name(tmp_path, tiny, small_config, monkeypatch, damage):
-    run = made_run(tmp_path / "one", small_config(CAUSAL), tiny)
+def test_a_folder_that_computes_something_else_gets_no_name(tmp_path, tiny, config, monkeypatch, damage):
+    run = made_run(tmp_path / "one", config(CAUSAL), tiny)
 
     def wrong(model, causal):
         right = target(model, causal)
@@ -278,8 +290,8 @@ def test_normalising_twice_is_within_the_bound_that_the_docstring_gives():
             assert (share <= d / 2 + d ** 2 + 1e-15).all()
 
 
-def test_a_norm_with_a_large_epsilon_is_refused_where_normalising_twice_shows(tmp_path, tiny, small_config):
-    run = made_run(tmp_path / "one", small_config(*MODERNBERT, "model.norm_eps=0.1"), tiny)
+def test_a_norm_with_a_large_epsilon_is_refused_where_normalising_twice_shows(tmp_path, tiny, config):
+    run = made_run(tmp_path / "one", config(*MODERNBERT, "model.norm_eps=0.1"), tiny)
     with pytest.raises(CramError, match="its head normalises twice, which a model.norm_eps below 1e-6 makes harmless"):
         export(run, tmp_path / "out", print)
     assert os.listdir(tmp_path) == ["one"]

@@ -7,13 +7,14 @@ import pytest
 import torch
 import transformers
 from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, PreTrainedTokenizerFast
 
 from cram.after.export import export
 from cram.after.imported import open_imported
 from cram.errors import CramError
 from cram.evaluate.heldout import score_heldout
-from cram.evaluate.minimal_pairs import sentence_scores
+from cram.evaluate.scoring import continuation_scores, pseudo_log_likelihood
 from cram.evaluate.subject import open_subject
 from cram.ops import Documents
 from data_prep.shards import Shards
@@ -60,6 +61,12 @@ def saved(tmp_path, tiny):
     return make
 
 
+def log_probabilities(subject, texts):
+    if subject.kind == "causal":
+        return continuation_scores(subject, [([], subject.encode(text)) for text in texts]).log_p
+    return pseudo_log_likelihood(subject, texts, "original").log_p
+
+
 @torch.no_grad()
 def expected_scores(folder, subject, sentences):
     """Sums of log-probabilities by transformers alone, one sequence at a time, float64."""
@@ -87,12 +94,13 @@ def test_log_probabilities_are_those_of_transformers(saved, tiny, name):
     assert subject.kind == ("masked" if MODELS[name][2] == "masked" else "causal")
     assert subject.model.causal == (subject.kind == "causal")
     assert subject.special == SPECIAL[MODELS[name][2]] and subject.row == (63 if name == "roberta" else 64)
+    assert subject.notes.get("opening") == (None if subject.kind == "masked" else [])  # this tokenizer adds nothing
     assert subject.name == name and subject.config is None and subject.model.vocab_size == 300
     plain = Tokenizer.from_file(str(tiny["tokenizer"] / "tokenizer.json"))
     plain.encode_special_tokens = True
     sentences = [subject.encode(text) for text in TEXTS]
     assert sentences == [plain.encode(text, add_special_tokens=False).ids for text in TEXTS]  # neither cut nor padded
-    found = sentence_scores(subject.model, sentences, subject.special)
+    found = log_probabilities(subject, TEXTS)
     assert found == pytest.approx(expected_scores(folder, subject, sentences), rel=1e-5, abs=1e-4)
     assert found.std() > 1
 
@@ -119,11 +127,9 @@ def test_an_exported_run_scores_as_the_run_does(tmp_path, tiny, small_config, ov
     run = made_run(tmp_path / "one", small_config(*overrides), tiny)
     export(run, tmp_path / "out", print)
     ours, theirs = open_subject(run, device="cpu"), open_subject(tmp_path / "out", device="cpu")
-    sentences = [ours.encode(text) for text in TEXTS]
-    assert sentences == [theirs.encode(text) for text in TEXTS]
+    assert [ours.encode(text) for text in TEXTS] == [theirs.encode(text) for text in TEXTS]
     assert theirs.row == ours.row and theirs.special == {name: ours.special[name] for name in theirs.special}
-    assert sentence_scores(theirs.model, sentences, theirs.special) == pytest.approx(
-        sentence_scores(ours.model, sentences, ours.special), rel=1e-5, abs=1e-4)
+    assert log_probabilities(theirs, TEXTS) == pytest.approx(log_probabilities(ours, TEXTS), rel=1e-5, abs=1e-4)
     shards = Shards(tiny["data"], "validation")
     ask = dict(row=32, mask_rate=0.15, max_tokens=1000, batch_tokens=256, device="cpu")
     assert score_heldout(theirs.model, shards, **ask) == pytest.approx(score_heldout(ours.model, shards, **ask), rel=1e-5)
@@ -196,6 +202,15 @@ def test_what_a_configuration_claims_of_sight_is_tried(saved):
     (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertLMHeadModel"], "is_decoder": True}))
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **TOKENS["llama"]}))
     assert open_imported(folder).kind == "causal"
+
+
+def test_what_the_tokenizer_puts_before_a_text_is_noted(saved, tiny):
+    folder = saved("llama")
+    stock = Tokenizer.from_file(str(tiny["tokenizer"] / "tokenizer.json"))
+    stock.post_processor = TemplateProcessing(single="[CLS] $A", pair="[CLS] $A $B", special_tokens=[("[CLS]", 2)])
+    PreTrainedTokenizerFast(tokenizer_object=stock, **TOKENS["llama"]).save_pretrained(folder)
+    subject = open_imported(folder)
+    assert subject.notes == {"opening": [2]} and subject.encode("row") == stock.encode("row").ids[1:]
 
 
 def test_an_encoder_decoder_is_refused(saved):

@@ -15,7 +15,8 @@ from tests.cram.running import run as train
 SCORES = {
     "held_out": {"loss": 3.25, "accuracy": 0.125, "bits_per_byte": 1.5}, "baselines": {"unigram": {"loss": 5.5}},
     "minimal_pairs": {"accuracy": 0.625, "low": 0.5, "high": 0.75, "pairs": 40, "phenomena": {}}, "unknown": [1],
-    "benchmarks": {"glue.mrpc": {"metric": "F1", "score": 0.81, "low": 0.79, "high": 0.83}, "lambada": {"skipped": "no file"}}}
+    "benchmarks": {"piqa": {"metric": "accuracy", "score": 0.61, "low": 0.59, "high": 0.63, "examples": 1838, "chance": 0.5},
+                   "lambada": {"skipped": "no file"}}}
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +60,29 @@ def test_every_number_is_the_runs_own(card, trained, tiny):
             f"`{ledger.head}`", f"`{ledger.run_id}`",
             f"{data['splits']['train']['tokens']:,} |", f"`{data['tokenizer_sha256']}`",
             "| this model | 3.2500 | 0.1250 | 1.5000 |",
-            "| unigram | 5.5000 |", "| BLiMP, 40 pairs | accuracy | 0.6250 | 0.5000 to 0.7500 |",
-            "| glue.mrpc | F1 | 0.8100 | 0.7900 to 0.8300 |", "| `model.width` | `32` |", "| device | CPU, 1 thread |",
+            "| unigram | 5.5000 |", "62.5% of 40 right (95% interval 50.0 to 75.0; chance is 50)",
+            "| piqa | accuracy | 61.0 | 59.0 to 63.0 | 50.0 | 1,838 |",
+            "| `model.width` | `32` |", "| device | CPU, 1 thread |",
             "not stated", "up to 32 tokens", 'pipeline("text-generation"', subject.identity["weights"], "Qwen3ForCausalLM"):
         assert expected in card, expected
 
 
 def test_nothing_tells_where_things_lay_on_the_machine_of_the_run(card, trained):
     assert "/home/somebody" not in card and str(trained.parent) not in card and "lambada" not in card
+
+
+def test_benchmarks_scored_later_count_when_they_are_of_these_weights(trained, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    for part in trained.iterdir():
+        (run / part.name).symlink_to(part)
+    subject = open_subject(run, device="cpu")
+    (run / "benchmarks").mkdir()
+    later = {"identity": subject.identity, "results": {"copa": {"metric": "accuracy", "score": 0.75, "examples": 100}}}
+    for identity, there in ((subject.identity, True), ({"weights": "others"}, False)):
+        (run / "benchmarks" / "benchmarks.json").write_text(json.dumps(later | {"identity": identity}))
+        card = model_card(subject, "x", "float32")
+        assert ("| copa | accuracy | 75.0 |" in card) == there and "| piqa |" in card
 
 
 def test_energy_is_told_where_it_was_measured(trained, monkeypatch):
