@@ -39,22 +39,21 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
 
     subject = open_any(options.run, device=options.device, say=to_stderr)
     jobs = [(prompt, options.seed + number) for prompt in read_prompts(options.prompts) for number in range(options.count)]
-    one = len(jobs) == 1
+    one, told = len(jobs) == 1, []
 
     def tell(_: int, piece: str) -> None:
-        print(piece, end="", flush=True)
+        print(piece if told else jobs[0][0] + piece, end="", flush=True)
+        told.append(piece)
 
     made, begin = 0, time.perf_counter()
     for batch in batches(jobs):
         prompts, seeds = zip(*batch)
-        if one:
-            print(prompts[0], end="", flush=True)
         results = generate(subject, prompts, tokens=options.tokens, temperature=options.temperature, top_k=options.top_k,
                            top_p=options.top_p, min_p=options.min_p, seed=seeds, stop=options.stop, kv_bits=options.kv_bits,
                            on_text=tell if one else None)
         made += sum(len(result.tokens) for result in results)
         for prompt, result in zip(prompts, results):
-            say("" if one else f"{prompt}{result.text}\n")
+            say("" if told else prompt if one else f"{prompt}{result.text}\n")
     to_stderr(f"{made} tokens, {made / (time.perf_counter() - begin):,.0f} a second")
     return 0
 

@@ -164,6 +164,9 @@ def test_the_command_streams_one_text_and_tells_several(monkeypatch, capsys):
     assert run(generate_command, subject, monkeypatch, "Returns the", "--tokens", "8", "--seed", "2") == ([""], 0)
     out, err = capsys.readouterr()
     assert out == "Returns the" + wanted and "tokens, " in err and "a second" in err
+    with pytest.raises(CramError, match="cram fill"):
+        run(generate_command, make("masked"), monkeypatch, "Returns the")
+    assert capsys.readouterr().out == ""  # nothing is told of a text that cannot be
     monkeypatch.setattr("sys.stdin", io.StringIO("Returns the\nIf True\n"))
     said, _ = run(generate_command, subject, monkeypatch, "-", "--tokens", "8", "--seed", "2", "--count", "2")
     assert len(said) == 4 and said[0] == f"Returns the{wanted}\n" and said[2].startswith("If True")
