@@ -33,6 +33,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     sys.argv = ["lm-eval", "run", "--model", "cram", "--model_args", f"run={options.run}", *options.harness]
     try:
         cli_evaluate()
+    except CramError:
+        raise
     except ValueError as error:
         raise CramError(f"lm-evaluation-harness: {error}") from error
     finally:

@@ -3,9 +3,10 @@
 Causal and hybrid: log p(sentence | [CLS]), the sum over its tokens, as in the paper. Masked: pseudo-log-likelihood, by whole
 words or as Salazar et al. (2020) define it (scoring.py). No length normalisation. Chance is 50%.
 
-A pair is right when the good sentence is strictly likelier: a tie shows no preference and counts as wrong, and ties are
-counted (sentences of the same tokens tie exactly). lm-evaluation-harness takes the first of equals, which in its BLiMP is
-always the good one, and writes a space before each sentence; ours stand as they are, like the beginning of a document.
+A pair is right when the good sentence is strictly likelier. A tie shows no preference and counts as wrong; ties are counted
+(the same tokens tie to the last bit: seven pairs of BLiMP are one sentence twice). lm-evaluation-harness takes the first of
+equals, which in its BLiMP is always the good one, and writes a space before each sentence; ours stand as they are, like the
+beginning of a document.
 """
 
 from __future__ import annotations

@@ -123,6 +123,16 @@ def test_the_command_line_hands_on_to_the_harness(cram, monkeypatch, tmp_path):
     assert seen["tasks"] == ["blimp"] and (seen["limit"], seen["num_fewshot"]) == (2, 1)
 
 
+def test_a_masked_run_is_refused_in_one_line(cram, monkeypatch, tmp_path):
+    import lm_eval
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    monkeypatch.setattr(EvaluatorConfig, "process_tasks", lambda self, metadata=None: None)
+    monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: CramLM(ours("masked")))
+    result = cram("harness", tmp_path, "--tasks", "blimp")
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("error: tiny: the harness scores causal and hybrid models")
+
+
 def test_what_the_command_line_refuses(cram, tmp_path):
     for arguments, message in [
             ((tmp_path,), "no --tasks; give some"), ((tmp_path, "--tasks", "blimp", "--model", "hf"), "leave --model away"),
