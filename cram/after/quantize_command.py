@@ -14,7 +14,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     """Run ``cram quantize`` with these arguments; returns the exit code. CramError for a wrong one."""
     parser.description = "a run in fewer bits, beside itself: size, held-out loss, tokens a second"
     parser.add_argument("run", type=Path, help="a finished run, such as runs/demo_gpt")
-    parser.add_argument("schemes", nargs="*", metavar="scheme", help="int8, int4, int3, gptq4, gptq3, kv4 (default: as configured)")
+    parser.add_argument("schemes", nargs="*", metavar="scheme",
+                        help="int8, int4, int3, gptq4, gptq3, kv4 (default: as configured)")
     parser.add_argument("--group", type=int, help="weights of a row that share a scale (default: as configured)")
     parser.add_argument("--tokens", type=int, help="held-out tokens scored (default: as configured)")
     parser.add_argument("--calibration-tokens", type=int, help="held-out tokens that GPTQ looks at (default: as configured)")
