@@ -64,6 +64,8 @@ def generate(subject: Any, prompts: Sequence[str], *, tokens: int, temperature: 
     if (longest := max(map(len, prefixes)) + tokens) > subject.row:
         say(f"{longest} tokens with the prompt: {subject.name} was trained on {subject.row} at most, so expect worse text")
     seeds = [seed] * len(prompts) if isinstance(seed, int) else list(seed)
+    if len(seeds) != len(prompts):
+        raise CramError(f"{len(seeds)} seeds for {len(prompts)} prompts; give one, or one for each")
     end = subject.special["sep"]
     never = [token for token in subject.special.values() if token not in (None, end)]
     with evaluating(subject.model):

@@ -139,7 +139,8 @@ def test_streaming_tells_the_same_text():
 
 
 @pytest.mark.parametrize("setting, message", [
-    ({"tokens": 0}, "0 tokens to generate"), ({"stop": [""]}, "empty string"), ({"temperature": -1}, "temperature -1")])
+    ({"tokens": 0}, "0 tokens to generate"), ({"stop": [""]}, "empty string"), ({"seed": [1]}, "1 seeds for 4"),
+    ({"temperature": -1}, "temperature -1")])
 def test_refusals(setting, message):
     with pytest.raises(CramError, match=message):
         generate(make(), PROMPTS, **{"tokens": 3} | setting)
