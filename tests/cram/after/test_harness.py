@@ -130,7 +130,7 @@ def test_a_masked_run_is_refused_in_one_line(cram, monkeypatch, tmp_path):
     monkeypatch.setattr(EvaluatorConfig, "process_tasks", lambda self, metadata=None: None)
     monkeypatch.setattr(lm_eval, "simple_evaluate", lambda **options: CramLM(ours("masked")))
     result = cram("harness", tmp_path, "--tasks", "blimp")
-    assert result.code == 2 and result.err.splitlines()[-1].startswith("error: tiny: the harness scores causal and hybrid models")
+    assert result.code == 2 and result.err.splitlines()[-1].startswith("error: tiny: the harness scores causal and hybrid")
 
 
 def test_what_the_command_line_refuses(cram, tmp_path):
