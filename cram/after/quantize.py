@@ -185,6 +185,8 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
     if model.vocab_size != shards.vocab_size:
         raise CramError(f"{subject.name}: the model has {model.vocab_size} tokens, the data in {shards.folder} "
                         f"{shards.vocab_size}; run the pretrain stage again")
+    if not wanted.schemes:
+        return {"version": 1, "rows": [], "skipped": {"all": "quantize.schemes is empty"}}, None
     scored, text = split_heldout(shards, wanted.tokens, wanted.calibration_tokens, say)
     bench = Bench(scored, mask_rate, subject.kind == "hybrid")
     needed = any(scheme.startswith("gptq") for scheme in wanted.schemes)
@@ -208,6 +210,9 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
 
 def quantize_lines(result: dict[str, Any]) -> list[str]:
     """The table for the terminal."""
+    skipped = [f"{scheme}: skipped, {reason}" for scheme, reason in result["skipped"].items()]
+    if not result["rows"]:
+        return skipped
     causal = result["rows"][0].get("bits_per_byte") is not None
     cache = "cache_bytes_per_token" in result["rows"][0]
     head = ["scheme", "bits/weight", "matrices", "file", "loss", *(["bits/byte"] if causal else []),
@@ -220,7 +225,7 @@ def quantize_lines(result: dict[str, Any]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join(cell.ljust(width) if place == 0 else cell.rjust(width)
                        for place, (cell, width) in enumerate(zip(row, widths))) for row in table]
-    return [*lines, *(f"{scheme}: skipped, {reason}" for scheme, reason in result["skipped"].items())]
+    return lines + skipped
 
 
 def _size(count: float) -> str:
