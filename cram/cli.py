@@ -33,20 +33,22 @@ VERBS = {
     "tokenizer": "train the vocabulary; cram tokenizer evaluate: what it is like, beside others",
     "data": "pack tokens into memory-mapped shards; cram data inspect: a page on what was kept and dropped, and why",
     "pretrain": "spend the budget; the same command resumes an interrupted run",
-    "evaluate": "score the model on held-out text",
+    "evaluate": "score the model on held-out text and evaluate.tasks; of a finished run: cram evaluate runs/demo tasks=blimp",
+    "quantize": "fewer bits a weight, and what that costs; of a finished run: cram quantize runs/demo int4",
     "report": "write the page about the run",
     "status": "show which results are there and why a stage would run",
     "config": "print every key with its value and meaning; --diff A B compares two configurations",
-    "ledger": "verify the ledger of a run and show its account: cram ledger runs/demo",
-    "bench": "measure on this machine: cram bench attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels",
 }
-TOOLS = {  # on a finished run: the first word is its folder
+TOOLS = {  # a module with a command of its own; of a stage with the same name when the first word is a run's folder
+    "ledger": ("cram.ledger_command", "verify the ledger of a run and show its account: cram ledger runs/demo"),
     "evaluate": ("cram.evaluate.command", "score a run on benchmarks: cram evaluate runs/demo tasks=blimp,glue.mrpc"),
     "generate": ("cram.after.generate_command", "continue a text: cram generate runs/demo_gpt \"The first\""),
     "fill": ("cram.after.fill_command", "fill in blanks: cram fill runs/demo \"Returns the [MASK] of the array.\""),
     "export": ("cram.after.export_command", "write the model as stock Hugging Face classes load it: cram export runs/demo out"),
     "quantize": ("cram.after.quantize_command", "fewer bits a weight, and what that costs: cram quantize runs/demo_gpt int4"),
     "harness": ("cram.after.harness_command", "lm-evaluation-harness on a run: cram harness runs/demo_gpt --tasks blimp"),
+    "bench": ("cram.bench", "measure on this machine: cram bench "
+              "attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels"),
 }
 USAGE = "cram <verb> [config] [key=value ...]"
 
@@ -83,8 +85,8 @@ def _dispatch(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"{USAGE}\n\nA budget of compute and raw text go in; a language model and its scores come out.\n")
         print("\n".join(f"  {verb:<10} {meaning}" for verb, meaning in VERBS.items()))
-        print("\nwith a finished run:\n")
-        print("\n".join(f"  {tool:<10} {meaning}" for tool, (_, meaning) in TOOLS.items()))
+        print("\nof finished runs, and beside them:\n")
+        print("\n".join(f"  {tool:<10} {meaning}" for tool, (_, meaning) in TOOLS.items() if tool not in VERBS))
         print("\n'cram config' lists the keys; 'cram <verb> --help' the options. The default configuration is 'demo'.")
         return 0
     if arguments[0] == "--version":
@@ -94,7 +96,7 @@ def _dispatch(arguments: list[str]) -> int:
     if (near := difflib.get_close_matches(" ".join(arguments[:2]), [" ".join(look) for look in LOOKS], n=1, cutoff=0.8)) \
             and verb in VERBS and tuple(arguments[:2]) not in LOOKS:
         raise CramError(f"unknown verb '{verb} {rest[0]}'; did you mean 'cram {near[0]}'?")
-    if verb in TOOLS and (verb not in VERBS or rest and _is_run(rest[0])):
+    if verb in TOOLS and (verb not in VERBS or rest and (rest[0] == "--list" or _is_run(rest[0]))):
         module, meaning = TOOLS[verb]
         return importlib.import_module(module).command(
             _Parser(prog=f"cram {verb}", description=meaning, allow_abbrev=False), rest, _tell)
@@ -103,12 +105,6 @@ def _dispatch(arguments: list[str]) -> int:
         hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join({**VERBS, **TOOLS})}"
         raise CramError(f"unknown verb '{verb}'; {hint}")
     parser = _Parser(prog=f"cram {verb}", description=VERBS[verb], allow_abbrev=False)
-    if verb == "ledger":
-        parser.add_argument("run", help="a run's folder (runs/demo), its pretrain folder, or a ledger.jsonl")
-        return _ledger(Path(parser.parse_args(rest).run))
-    if verb == "bench":
-        from cram.bench import command
-        return command(parser, rest, _tell)
     if (verb, *rest[:1]) in LOOKS:
         return LOOKS[verb, rest[0]](_Parser(prog=f"cram {verb} {rest[0]}", allow_abbrev=False), rest[1:])
     parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]",
@@ -272,28 +268,3 @@ def _tell(line: str) -> None:
         print(line, flush=True)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _ledger(run: Path) -> int:
-    from cram.budget import Budget
-    from cram.audit import read_ledger
-
-    path = next((path for path in (run / "pretrain" / "ledger.jsonl", run / "ledger.jsonl", run) if path.is_file()), None)
-    if path is None:
-        raise CramError(f"{run}: no ledger there; give a run's folder such as runs/demo, or a ledger.jsonl")
-    ledger = read_ledger(path)
-    budget = Budget.parse(ledger.budget)
-    print(f"{path}: {len(ledger.rows)} rows, verified (head {ledger.head[:12]})")
-    print(f"budget     {ledger.budget}")
-    print(f"spent      {budget.show(ledger.spent)} ({ledger.fraction:.2%}), "
-          f"{'closed: ' + ledger.reason if ledger.closed else 'not closed: running, or stopped by a crash'}")
-    print(f"sessions   {ledger.sessions}")
-    teacher = ledger.teacher
-    taught = f", and the teacher's {teacher.steps} steps, {teacher.tokens} tokens, {teacher.flops:.4g} FLOPs" if teacher else ""
-    print(f"work       {ledger.own('steps')} steps, {ledger.own('tokens')} tokens, {ledger.own('flops'):.4g} FLOPs{taught}")
-    if ledger.energy_joules is not None:
-        print(f"energy     {ledger.energy_joules / 3.6e6:.4f} kWh")
-    print(f"account    {ledger.seconds:.1f} s charged")
-    for category, seconds in ledger.account.items():
-        print(f"  {category:<11} {seconds:10.1f} s {seconds / max(ledger.seconds, 1e-9):7.1%}")
-    return 0

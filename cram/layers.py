@@ -106,11 +106,12 @@ class MLP(nn.Module):
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)). first: the one after the embedding norm, which may serve its attention
+    too (``first_attention_norm=false``)."""
 
-    def __init__(self, model):
+    def __init__(self, model, first: bool = False):
         super().__init__()
-        self.attention_norm = make_norm(model, model.width)
+        self.attention_norm = nn.Identity() if first and not model.first_attention_norm else make_norm(model, model.width)
         self.attention = Attention(model)
         self.mlp_norm = make_norm(model, model.width)
         self.mlp = MLP(model)

@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size, model.width)
         self.position = ScaledSinusoidal(model.width) if model.position == "scaled_sinusoidal" else None
         self.embedding_norm = make_norm(model, model.width) if model.embedding_norm else nn.Identity()
-        self.blocks = nn.ModuleList(Block(model) for _ in range(model.layers))
+        self.blocks = nn.ModuleList(Block(model, first=layer == 0) for layer in range(model.layers))
         self.final_norm = make_norm(model, model.width)
         self.head = nn.Linear(model.width, vocab_size, bias=False)
         self._initialise()

@@ -123,9 +123,3 @@ def distillation(logits_KV: Tensor, teacher_KV: Tensor, labels_K: Tensor, temper
     expected_KV = F.log_softmax(teacher_KV / temperature, dim=-1)
     nats_K = F.kl_div(student_KV, expected_KV, reduction="none", log_target=True).sum(-1)
     return temperature**2 * (nats_K * (labels_K != IGNORE)).sum()
-
-
-def cross_entropy_sum(model, ids_N: Tensor, documents: Documents, positions_K: Optional[Tensor], labels_K: Tensor,
-                      z_loss: float = 0.0, chunked: bool = False) -> Tensor:
-    """``Loss`` without a teacher as a function of the model, and only what is minimised."""
-    return cross_entropy(model, select(model(ids_N, documents), positions_K), labels_K, z_loss, chunked)[0]

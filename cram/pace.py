@@ -23,12 +23,11 @@ class Pace:
         self.setup_seconds = self.save_seconds = self.validation_seconds = 0.0
         self.saved_at = clock()
 
-    def expect(self, step_seconds: float, batch_tokens: int) -> None:
+    def expect(self, step_seconds: float, batch_tokens: int, validation_tokens: int) -> None:
         """Before the first step of a session: an estimate, taken three times, since a busy machine or a cold
         cache may make the first step as much slower; a validation costs no more than steps over as many tokens."""
         self.step_seconds.append(3 * step_seconds)
-        self.validation_seconds = max(self.validation_seconds,
-                                      self.train.validation_tokens / batch_tokens * max(self.step_seconds))
+        self.validation_seconds = max(self.validation_seconds, validation_tokens / batch_tokens * max(self.step_seconds))
 
     def state_dict(self) -> dict:
         """What the next session needs to know about costs."""

@@ -1,4 +1,4 @@
-"""The seven stages, with the configuration keys that decide each one's result.
+"""The eight stages, with the configuration keys that decide each one's result.
 
 Stage functions are imported when they run, so that looking at a configuration never loads torch.
 """
@@ -40,13 +40,17 @@ def _pretrain(config, inputs, out, key, say):
 
 def _evaluate(config, inputs, out, key, say):
     from cram.evaluate.stage import evaluate
-    evaluate(config, inputs["data"], inputs["tokenizer"], inputs["pretrain"], out, say)
+    evaluate(config, inputs["text"], inputs["data"], inputs["tokenizer"], inputs["pretrain"], out, say)
+
+
+def _quantize(config, inputs, out, key, say):
+    from cram.after.quantize import quantize_run
+    quantize_run(config, inputs["data"], inputs["tokenizer"], inputs["pretrain"], out, say)
 
 
 def _report(config, inputs, out, key, say):
     from cram.report import write_report
-    write_report(config, inputs["text"], inputs["tokenizer"], inputs["data"], inputs["pretrain"], inputs["evaluate"], out,
-                 say)
+    write_report(config, inputs, out, say)
 
 
 def measure_facts(config) -> dict:
@@ -132,8 +136,12 @@ STAGES = (
           free=(*_RUNNING, *_TOLD, "train.sequence_length")),
     Stage("pretrain", 2, inputs=("tokenizer", "data"), function=_pretrain, facts=teacher_ledger, resumable=True, precious=True,
           keys=_except(*_BESIDE_TRAINING), free=_BESIDE_TRAINING),
-    Stage("evaluate", 1, inputs=("tokenizer", "data", "pretrain"), function=_evaluate,
+    Stage("evaluate", 2, inputs=("text", "tokenizer", "data", "pretrain"), function=_evaluate,
           keys=("seed", "objective.type", "train.sequence_length", "evaluate", "data.mirror"),
           free=("train.device", "train.precision", "train.threads")),
-    Stage("report", 1, inputs=("text", "tokenizer", "data", "pretrain", "evaluate"), function=_report, keys=tuple(KEYS)),
+    Stage("quantize", 1, inputs=("tokenizer", "data", "pretrain"), function=_quantize,
+          keys=("seed", "objective.type", "train.sequence_length", "evaluate.mask_rate", "quantize"),
+          free=("train.device", "train.precision", "train.threads")),
+    Stage("report", 2, inputs=("text", "tokenizer", "data", "pretrain", "evaluate", "quantize"), function=_report,
+          keys=tuple(KEYS)),
 )

@@ -38,20 +38,23 @@ RANGES: dict[Rule, tuple[str, ...]] = {
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
         "train.skip_limit", "train.checkpoint_every_steps", "train.keep_checkpoints",
         "train.validation_tokens",
-        "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every"),
+        "evaluate.tokens", "evaluate.sample_tokens", "telemetry.log_every",
+        *(f"evaluate.finetune.{name}" for name in ("epochs", "batch", "length", "seeds", "max_examples")),
+        "quantize.group", "quantize.calibration_tokens", "quantize.tokens"),
     NOT_NEGATIVE: (
         "seed", "data.filters.min_chars", "data.filters.min_words", "data.filters.min_sentences", "data.filters.min_stop_words",
         "data.filters.max_contaminated_ngrams", "data.filters.min_mean_word_length", "data.filters.max_hash_ratio",
         "data.filters.max_ellipsis_ratio", "data.filters.max_newline_ratio",
         "objective.z_loss", "optimizer.weight_decay", "train.reserve", "train.rollback_limit",
-        "evaluate.minimal_pairs", "telemetry.usd_per_hour"),
+        "evaluate.minimal_pairs", "evaluate.finetune.weight_decay", "train.validation_pairs", "telemetry.usd_per_hour"),
     POSITIVE: (
         "data.filters.max_tokens_per_char", "data.filters.max_mean_word_length",
         "model.norm_eps", "model.rope_base", "model.rope_base_end", "train.spike_sigmas", "distill.temperature",
         "model.init_std", "model.logit_softcap",
         "optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr", "optimizer.eps", "optimizer.clip",
-        "train.checkpoint_every", "train.validate_every", "telemetry.print_every"),
+        "train.checkpoint_every", "train.validate_every", "telemetry.print_every", "evaluate.finetune.lr"),
     SHARE: (
+        "evaluate.finetune.warmup",
         "data.edits.max_line_uppercase", "data.edits.max_line_digits", "data.near_dedup.verify",
         *(f"data.filters.{name}" for name in (
             "max_replacement_fraction", "min_language_probability", "max_url_words", "max_removed_words", "max_bullet_lines",
@@ -183,6 +186,14 @@ def _model(config: Config):
     if model.kv_heads and model.heads % model.kv_heads:
         yield (("model.kv_heads", "model.heads"),
                f"model.heads {model.heads} is not a multiple of model.kv_heads {model.kv_heads}")
+    if not model.first_attention_norm and not model.embedding_norm:
+        yield (("model.first_attention_norm", "model.embedding_norm"),
+               "model.first_attention_norm=false leaves the first block's attention to the embedding norm, but "
+               "model.embedding_norm is false; set one of them to true")
+    if not model.first_attention_norm and config.train.layer_schedule:
+        yield (("model.first_attention_norm", "train.layer_schedule"),
+               "model.first_attention_norm=false with train.layer_schedule: the first block, which has no norm to copy, would be "
+               "stacked; set it to true")
     if model.position == "scaled_sinusoidal" and model.width % 2:
         yield (("model.width", "model.position"),
                f"model.position=scaled_sinusoidal needs an even model.width, got {model.width}")
@@ -208,6 +219,17 @@ def _evaluate(config: Config):
     mirror = config.evaluate.mirror
     if mirror is not None and not Path(mirror).is_dir():
         yield ("evaluate.mirror",), f"evaluate.mirror: no folder {mirror}; correct the path, or null to do without"
+    if config.evaluate.finetune.epochs > 5:
+        yield ("evaluate.finetune.epochs",), ("evaluate.finetune.epochs: at most 5, or scores could not be compared with those of "
+                                              "the cramming paper")
+    if config.train.validation_pairs and not (mirror or config.data.mirror):
+        yield ("train.validation_pairs",), "train.validation_pairs needs BLiMP: set evaluate.mirror to a folder with nyu-mll/blimp"
+    if config.evaluate.tasks:
+        from cram.evaluate.tasks import choose_tasks  # only who asks for benchmarks waits for torch
+        try:
+            choose_tasks(config.evaluate.tasks)
+        except CramError as error:
+            yield ("evaluate.tasks",), str(error)
 
 
 def _schedule(config: Config):

@@ -11,12 +11,13 @@ import platform
 import re
 import shlex
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Mapping
 
 from cram import __version__
 from cram.audit import Summary, read_ledger
 from cram.budget import Budget
 from cram.errors import CramError
+from cram.evaluate.benchmark_page import benchmark_table, draw, remarks, scored
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
 from cram.ledger import CATEGORIES
@@ -28,14 +29,15 @@ from cram.telemetry import read_metrics
 BINS = 200  # points of the smoothed training curve
 
 
-def write_report(config: Config, text_dir: Path, tokenizer_dir: Path, data_dir: Path, pretrain_dir: Path,
-                 evaluate_dir: Path, out: Path, say: Callable[[str], None]) -> None:
+def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Callable[[str], None]) -> None:
     """Write ``report.md``, ``report.html``, ``curves.svg`` and ``config.yaml`` into ``out``.
 
-    Raises CramError when a file of the run is missing or damaged; the ledger is verified.
+    stages: folders of text, tokenizer, data, pretrain, evaluate and quantize. Raises CramError when a file of the run is
+    missing or damaged; the ledger is verified.
     """
-    text, tokenizer, data = (_read(folder / "manifest.json") for folder in (text_dir, tokenizer_dir, data_dir))
-    scores, samples = _read(evaluate_dir / "scores.json"), _read(evaluate_dir / "samples.json")
+    text, tokenizer, data = (_read(stages[name] / "manifest.json") for name in ("text", "tokenizer", "data"))
+    scores, samples = (_read(stages["evaluate"] / name) for name in ("scores.json", "samples.json"))
+    quantized, pretrain_dir = _read(stages["quantize"] / "quantize.json"), stages["pretrain"]
     ledger, rows = read_ledger(pretrain_dir / "ledger.jsonl"), read_metrics(pretrain_dir / "metrics.jsonl")
     curves = draw_curves(rows, unigram=scores["baselines"]["unigram"]["loss"])
     blocks = [
@@ -43,6 +45,7 @@ def write_report(config: Config, text_dir: Path, tokenizer_dir: Path, data_dir: 
         ("text", _summary(config, ledger, rows, scores)),
         ("section", "Scores"), ("table", *score_table(scores)),
         *(("text", remark) for remark in score_remarks(scores)), *_phenomena(scores["minimal_pairs"]),
+        *_benchmarks(scores.get("benchmarks") or {}), *_quantized(quantized),
         ("section", "Loss against budget"),
         ("figure", "curves", curves, "training and validation loss, and the learning rate, against the budget spent"),
         ("section", "What it cost"), *_account(config, ledger), *_events(rows),
@@ -55,7 +58,8 @@ def write_report(config: Config, text_dir: Path, tokenizer_dir: Path, data_dir: 
         ("table", ["what", "value"], _provenance(text, tokenizer, data, pretrain_dir, ledger)),
         ("section", "Do it again"), ("code", _commands(config)),
     ]
-    files = {"config.yaml": explain(config) + "\n", "curves.svg": curves.replace(INK, "#888888"),
+    figures = {f"{block[1]}.svg": block[2].replace(INK, "#888888") for block in blocks if block[0] == "figure"}
+    files = {"config.yaml": explain(config) + "\n", **figures,
              "report.md": to_markdown(blocks), "report.html": to_html(blocks, f"cram: {config.name}")}
     for name, content in files.items():
         replace_durably(out / name, content.encode())
@@ -133,6 +137,25 @@ def _phenomena(pairs: dict) -> list[tuple]:
     rows = [[name, f"{100 * row['accuracy']:.0f}%", f"{100 * row['low']:.0f} to {100 * row['high']:.0f}",
              f"{row['pairs']:,}"] for name, row in pairs["phenomena"].items()]
     return [("details", "by phenomenon", [("table", ["phenomenon", "right", "95% interval", "pairs"], rows)])]
+
+
+def _benchmarks(results: dict) -> list[tuple]:
+    if not scored(results):
+        return [("text", remark) for remark in remarks(results)]
+    return [("section", "Benchmarks"), ("table", *benchmark_table(results)),
+            ("figure", "benchmarks", draw(results), "scores with their interval, chance, and what others reached"),
+            *(("text", remark) for remark in remarks(results))]
+
+
+def _quantized(result: dict) -> list[tuple]:
+    """Fewer bits a weight: one row a scheme, the model as it was trained first."""
+    if len(result["rows"]) < 2:
+        return []
+    from cram.after.quantize import quantize_table
+    told = (f"{result['scored_tokens']:,} held-out tokens scored; GPTQ looked at {result['calibration_tokens']:,} others; "
+            f"speed: {result['speed']} on {result['device']}.")
+    return [("section", "Fewer bits"), ("table", *quantize_table(result)), ("text", told),
+            *(("text", f"{scheme}: skipped, {reason}") for scheme, reason in result["skipped"].items())]
 
 
 def _account(config: Config, ledger: Summary) -> list[tuple]:

@@ -41,6 +41,8 @@ class Model:
         "varlen (PyTorch's, CUDA, for comparison); auto: triton where it runs, else sdpa")
     qk_norm: bool = key(True, "RMS-normalise queries and keys per head with a learned gain (Dehghani et al. 2023)")
     embedding_norm: bool = key(True, "normalise the embeddings before the first block")
+    first_attention_norm: bool = key(
+        True, "norm before the first block's attention; false: the embedding norm serves, as in ModernBERT (Warner et al. 2024)")
     tied: bool = key(True, "input embedding and output head share one matrix (Press & Wolf 2017)")
     bias: bool = key(False, "biases in linear layers")
     zero_init: bool = key(True, "residual branches start at zero: output projections are initialised to 0")

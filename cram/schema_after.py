@@ -17,10 +17,12 @@ class Finetune:
     lr: float = key(4e-5, "peak learning rate of AdamW")
     schedule: Literal["cosine", "linear"] = key("cosine", "decay to 0 after the warm-up")
     warmup: float = key(0.1, "share of the steps")
-    weight_decay: float = key(0.0, "per unit of learning rate")
+    weight_decay: float = key(0.0, "per unit of learning rate, of matrices")
+    clip: Optional[float] = key(1.0, "gradient norm at most, as run_glue of transformers; null: none, as the paper")
     length: int = key(128, "tokens of an example at most; the longer of two sentences is cut first")
     seeds: int = key(5, "fine-tunings a task, each with its own order and head; the median counts")
     max_examples: Optional[int] = key(None, "training examples used at most, the first of a seeded shuffle; null: all")
+    control: bool = key(False, "also fine-tune the same model with random weights: what pretraining gains")
 
 
 @dataclass

@@ -30,7 +30,8 @@ TAGS = {  # kind of row -> its fields that are drawn, and under which TensorBoar
         "progress": "budget/progress", "spent": "budget/seconds"},
     "validation": {
         "loss": "loss/validation", "accuracy": "validation/accuracy", "bits_per_byte": "validation/bits_per_byte",
-        "masked_loss": "loss/validation_masked", "masked_accuracy": "validation/masked_accuracy"},
+        "masked_loss": "loss/validation_masked", "masked_accuracy": "validation/masked_accuracy",
+        "minimal_pairs": "validation/minimal_pairs"},
 }
 LAYOUT = {  # the Custom Scalars tab; each name is a regular expression over tags
     "run": {

@@ -27,8 +27,7 @@ from cram.config import to_dict
 from cram.device import Throttle, choose_device, device_kind, energy_meter, is_out_of_memory, keep_freed_memory
 from cram.ended import ended
 from cram.errors import CramError
-from cram.evaluate.heldout import score_heldout
-from cram.evaluate.samples import one_sample
+from cram.evaluate.midway import Look
 from cram.interrupt import Interrupted, StopSignal
 from cram.keeper import Keeper, prove_room
 from cram.learner import Learner, hire_teacher, teacher_bill
@@ -97,7 +96,7 @@ class Day:
                  run_dir: Path, run_id: str, say):
         started, train = time.perf_counter(), config.train
         self.config, self.device, self.world, self.ledger, self.say = config, device, world, ledger, say
-        self.heldout, self.tokenizer = heldout, tokenizer
+        self.look = Look(config, heldout, tokenizer)
         if device.kind == "cpu":
             keep_freed_memory()
         self.batches = Batches(shards, config.objective, row=train.sequence_length, seed=config.seed, device=device.kind,
@@ -131,7 +130,7 @@ class Day:
                 compile_all(self.learner, config, at.micro_tokens, coming_shapes(at.progress, config, shape.tokens),
                             lambda: bool(self.world.agree(budget.kind == "time" and self.ledger.spent > budget.amount)))
         self.pace.expect(first_step_seconds(self.learner, config, at.micro_tokens, shape.tokens // self.world.data_world),
-                         shape.tokens)
+                         shape.tokens, self.look.tokens)
         self.telemetry.plan({
             "device": device.name, "processes": self.world.size, "parallel": config.train.parallel,
             "parameters": model.parameter_count(), "micro_batch_tokens": at.micro_tokens,
@@ -251,13 +250,9 @@ class Day:
         """A small held-out score and one sample, charged; changes nothing in the run."""
         started = time.perf_counter()
         with self.ledger.account("validation"):
-            train, evaluate, model = self.config.train, self.config.evaluate, self.learner.looked_at()
+            model = self.learner.looked_at()
             with self.world.evaluation(model):
-                score = score_heldout(model, self.heldout, row=train.sequence_length, mask_rate=evaluate.mask_rate,
-                                      max_tokens=train.validation_tokens, batch_tokens=self.at.micro_tokens,
-                                      hybrid=self.config.objective.type == "hybrid", device=self.device.kind,
-                                      autocast=self.device.autocast())
-                sample = one_sample(model, self.tokenizer, evaluate, device=self.device.kind)
+                score, sample = self.look(model, self.device, self.at.micro_tokens)
             self.telemetry.validation({"step": self.at.step, "progress": self.at.progress, "spent": self.ledger.seconds,
                                        **score})
             if sample is not None:

@@ -139,7 +139,7 @@ def _items(path: Path) -> Iterator[str]:
         try:
             with pq.ParquetFile(path) as file:
                 for batch in file.iter_batches(batch_size=512):
-                    yield from _strings(batch.to_pylist())
+                    yield from strings(batch.to_pylist())
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]}); copy it again") from None
         return
@@ -147,18 +147,18 @@ def _items(path: Path) -> Iterator[str]:
     for number, offset, line in lines(path):
         text = decode(line, path, number, offset).removeprefix("\ufeff")
         try:
-            yield from _strings(json.loads(text) if is_json and text.strip() else text)
+            yield from strings(json.loads(text) if is_json and text.strip() else text)
         except (json.JSONDecodeError, RecursionError):
             raise DataError(f"{path}: line {number} is no JSON; an evaluation set has one JSON object a line") from None
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every string in a value of JSON or Arrow; keys do not count."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, (list, tuple, dict)):
         for part in value.values() if isinstance(value, dict) else value:
-            yield from _strings(part)
+            yield from strings(part)
 
 
 def _hits(block: Block, sets: EvaluationSets) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

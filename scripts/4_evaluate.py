@@ -1,4 +1,7 @@
-"""Score the model on held-out text. Same as `cram evaluate [config] [key=value ...]`."""
+"""Score the model on held-out text; or a finished run on benchmarks.
+
+Same as `cram evaluate [config] [key=value ...]` and `cram evaluate runs/demo tasks=blimp`.
+"""
 
 import sys
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""What is done with a finished model: text from it, fewer bits for it, and other tools' formats."""
+"""After the day: generate, fill in, quantize, export, and be scored by the tools of others."""

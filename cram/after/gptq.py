@@ -12,7 +12,7 @@ Axes: O outputs, C inputs, N calibration tokens.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Iterable, Sequence
+from typing import Any, Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -58,12 +58,12 @@ def gptq(weight_OC: Tensor, hessian_CC: Tensor, bits: int, group: int) -> tuple[
 
 
 @torch.no_grad()
-def gptq_blocks(model: Any, views: Sequence[View], bits: int, group: int,
+def gptq_blocks(model: Any, views: Sequence[View], bits: int, groups: Mapping[str, int],
                 replace: Callable[[nn.Module, str, Tensor, Levels], None]) -> None:
     """Every matrix of every block in turn, each with the inputs that the matrices before it, already rounded, give it.
 
-    model: ``cram.model.Transformer``. views: of the calibration text. replace(block, name, codes, levels) puts the rounded
-    matrix in the place of ``name`` in the block.
+    model: ``cram.model.Transformer``. views: of the calibration text. groups: of each matrix, by its name in the model.
+    replace(block, name, codes, levels) puts the rounded matrix in the place of ``name`` in the block.
     """
     streams = [(view, x_ND := model.embedded(view), x_ND) for view in views]
     for layer, block in enumerate(model.blocks[:model.depth]):
@@ -73,7 +73,7 @@ def gptq_blocks(model: Any, views: Sequence[View], bits: int, group: int,
             hessian_CC = second_moment(next(iter(linears.values())),  # those of one line read the same inputs
                                        (lambda at=at: model.layer(layer, at[1], at[2], at[0]) for at in streams))
             for name, linear in linears.items():
-                replace(block, name, *gptq(linear.weight, hessian_CC, bits, group))
+                replace(block, name, *gptq(linear.weight, hessian_CC, bits, groups[f"blocks.{layer}.{name}"]))
         streams = [(view, model.layer(layer, x_ND, x0_ND, view), x0_ND) for view, x_ND, x0_ND in streams]
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -92,7 +93,7 @@ def calibration_views(subject: Subject, text: Part, mask_rate: float) -> list[Vi
 def quantize_model(subject: Subject, scheme: str, group: int, calibration: Optional[list[View]] = None) -> Subject:
     """A copy of the subject with its blocks' matrices in few bits. calibration: for gptq, see ``calibration_views``.
 
-    Raises CramError for an unknown scheme, a model that is not cram's, and a group that does not divide the inputs.
+    Raises CramError for an unknown scheme, a model that is not cram's, and inputs that fall into no groups (``group_of``).
     """
     if scheme not in SCHEMES:
         raise CramError(f"quantize.schemes: '{scheme}' is none of {', '.join([*SCHEMES, CACHE_SCHEME])}")
@@ -101,21 +102,31 @@ def quantize_model(subject: Subject, scheme: str, group: int, calibration: Optio
     if any(isinstance(layer, QuantLinear) for layer in matrices(subject.model).values()):
         raise CramError(f"{subject.name} is quantized already; quantize the run it was made from")
     bits, model = SCHEMES[scheme], copy.deepcopy(subject.model)
-    for name, linear in matrices(model).items():
-        if scheme != "int8" and linear.in_features % group:
-            raise CramError(f"{scheme}: {name} has {linear.in_features} inputs, which do not divide into groups of {group}; "
-                            f"set quantize.group to a divisor, such as {np.gcd(linear.in_features, 64)}")
+    groups = {name: linear.in_features if scheme == "int8" else group_of(name, linear.in_features, group)
+              for name, linear in matrices(model).items()}
     if scheme.startswith("gptq"):
         if not calibration:
             raise CramError(f"{scheme} needs calibration text; raise quantize.calibration_tokens")
-        gptq_blocks(model, calibration, bits, group, lambda block, name, codes, levels: replace_linear(
+        gptq_blocks(model, calibration, bits, groups, lambda block, name, codes, levels: replace_linear(
             block, name, bits, codes, levels))
     else:
         for name, linear in matrices(model).items():
-            levels = find_levels(linear.weight, bits, linear.in_features if scheme == "int8" else group, scheme == "int8")
+            levels = find_levels(linear.weight, bits, groups[name], scheme == "int8")
             replace_linear(model, name, bits, encode(linear.weight, levels, bits), levels)
     return replace(subject, name=f"{subject.name}-{scheme}", model=model.eval(), notes={**subject.notes, "scheme": scheme},
                    identity={**subject.identity, "scheme": scheme, "group": group})
+
+
+def group_of(name: str, inputs: int, group: int) -> int:
+    """Weights that share a scale: ``group``, or the greatest common divisor where that does not divide the inputs.
+
+    Raises CramError when this leaves fewer than 8, whose scales would take as much as their weights.
+    """
+    found = math.gcd(inputs, group)
+    if found < min(8, group):
+        raise CramError(f"{name} has {inputs} inputs, which fall into no groups of {group} or a divisor of it; set "
+                        f"quantize.group to a divisor of {inputs}, or model.mlp_width to a multiple of {group}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -200,7 +211,11 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
             else:
                 skipped[scheme] = "a masked model reads a text at once and has no key/value cache"
             continue
-        last = quantize_model(subject, scheme, wanted.group, calibration)
+        try:
+            last = quantize_model(subject, scheme, wanted.group, calibration)
+        except CramError as error:
+            skipped[scheme] = str(error)
+            continue
         seconds = time.perf_counter() - begin
         rows.append(bench.row(last, scheme) | {"seconds": round(seconds, 3)})
     return {"version": 1, "objective": subject.kind, "device": subject.device, "group": wanted.group,
@@ -213,19 +228,26 @@ def quantize_lines(result: dict[str, Any]) -> list[str]:
     skipped = [f"{scheme}: skipped, {reason}" for scheme, reason in result["skipped"].items()]
     if not result["rows"]:
         return skipped
-    causal = result["rows"][0].get("bits_per_byte") is not None
-    cache = "cache_bytes_per_token" in result["rows"][0]
-    head = ["scheme", "bits/weight", "matrices", "file", "loss", *(["bits/byte"] if causal else []),
-            *(["cache/token"] if cache else []), f"{result['speed']}, tokens/s"]
-    table = [head]
-    for row in result["rows"]:
-        table.append([row["scheme"], f"{row['bits_per_weight']:.2f}", _size(row["matrix_bytes"]), _size(row["file_bytes"]),
-                      f"{row['loss']:.4f}", *([f"{row['bits_per_byte']:.4f}"] if causal else []),
-                      *([_size(row["cache_bytes_per_token"])] if cache else []), f"{row['tokens_per_second']:,.0f}"])
+    header, rows = quantize_table(result)
+    table = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join(cell.ljust(width) if place == 0 else cell.rjust(width)
                        for place, (cell, width) in enumerate(zip(row, widths))) for row in table]
     return lines + skipped
+
+
+def quantize_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows."""
+    causal = result["rows"][0].get("bits_per_byte") is not None
+    cache = "cache_bytes_per_token" in result["rows"][0]
+    head = ["scheme", "bits/weight", "matrices", "file", "loss", *(["bits/byte"] if causal else []),
+            *(["cache/token"] if cache else []), f"{result['speed']}, tokens/s"]
+    table = []
+    for row in result["rows"]:
+        table.append([row["scheme"], f"{row['bits_per_weight']:.2f}", _size(row["matrix_bytes"]), _size(row["file_bytes"]),
+                      f"{row['loss']:.4f}", *([f"{row['bits_per_byte']:.4f}"] if causal else []),
+                      *([_size(row["cache_bytes_per_token"])] if cache else []), f"{row['tokens_per_second']:,.0f}"])
+    return head, table
 
 
 def _size(count: float) -> str:

@@ -35,7 +35,8 @@ NOTES = ["Real processes of `cram pretrain` on a small corpus, on the CPU; after
          "Survived: the state (weights, moments, generators), progress record, metrics and prepared data are those of an "
          "uninterrupted run, bit for bit; the ledger verifies, stays inside the budget and charges at least what every process "
          "used. Numbers: the run goes on or stops with advice, its ledger and newest checkpoint whole.",
-         "Lost work: work since the last checkpoint, and one heartbeat (0.25 s, or more where its rows came late) a killed process; the sum over a row's trials."]
+         "Lost work: work since the last checkpoint, and one heartbeat (0.25 s, or more where its rows came late) a killed "
+         "process; the sum over a row's trials."]
 
 
 def choose(names: Optional[Sequence[str]], quick: bool = False) -> list[str]:

@@ -29,7 +29,7 @@ WARM_UP = 2                                                       # runs of each
 
 
 def plain(x_PD: Tensor, weight_VD: Tensor, labels_P: Tensor) -> Tensor:
-    """What ``Transformer.logits`` and ``cross_entropy_sum`` do."""
+    """What ``Transformer.logits`` and ``objective.cross_entropy`` do."""
     with torch.autocast(x_PD.device.type, torch.bfloat16, enabled=DTYPES[x_PD.device.type] is torch.bfloat16):
         return F.cross_entropy(F.linear(x_PD, weight_VD).float(), labels_P, reduction="sum")
 

@@ -1,4 +1,7 @@
-"""The evaluate stage: ``scores.json`` and ``samples.json`` from the newest checkpoint. Outside the budget."""
+"""The evaluate stage: ``scores.json`` and ``samples.json`` from the newest checkpoint. Outside the budget.
+
+Benchmarks (``evaluate.tasks``) come last; each result is kept as soon as it is there (results.py).
+"""
 
 from __future__ import annotations
 
@@ -10,33 +13,35 @@ from typing import Any, Callable
 import numpy as np
 import torch
 
-from cram.checkpoint import load_model
 from cram.errors import CramError
 from cram.evaluate.baselines import compression_baselines, token_baselines
 from cram.evaluate.heldout import held_out_targets, score_heldout
 from cram.evaluate.minimal_pairs import score_minimal_pairs
+from cram.evaluate.results import score_tasks
 from cram.evaluate.samples import fill_blanks, generate
+from cram.evaluate.subject import choose, open_run
 from cram.evaluate.table import score_lines
+from cram.evaluate.tasks import choose_tasks
 from data_prep.files import replace_durably
 from data_prep.shards import Shards
-from data_prep.tokenizer import load_tokenizer
 
 TEMPERATURES = (0.0, 0.8)
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 
-def evaluate(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Path, out: Path,
+def evaluate(config: Any, text_dir: Path, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Path, out: Path,
              say: Callable[[str], None]) -> None:
-    """Score the run in ``pretrain_dir`` on held-out text, beside baselines on the same text, in float32.
+    """Score the run in ``pretrain_dir`` on held-out text, beside baselines on the same text, in float32; then on benchmarks.
 
     Writes ``samples.json`` and ``scores.json`` into ``out``. Raises CramError or DataError when an input is missing
     or does not fit the others.
     """
-    device = "cuda" if config.train.device != "cpu" and torch.cuda.is_available() else "cpu"
+    device = choose(config.train.device)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    shards, tokenizer = Shards(data_dir, "validation"), load_tokenizer(tokenizer_dir)
-    model = load_model(pretrain_dir, device, say)
+    shards = Shards(data_dir, "validation")
+    subject = open_run("run", pretrain_dir, tokenizer_dir, device=device, say=say)
+    model, tokenizer = subject.model, subject.tokenizer
     if model.vocab_size != shards.vocab_size:
         raise CramError(f"{pretrain_dir}: the model has {model.vocab_size} tokens, the data in {data_dir} "
                         f"{shards.vocab_size}; run the pretrain stage again")
@@ -70,6 +75,8 @@ def evaluate(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir: Pat
     }
     scores["gain_over_unigram"] = 1 - held_out["loss"] / scores["baselines"]["unigram"]["loss"]
     samples = timed("samples", lambda: _samples(config, model, tokenizer, device))
+    tasks = choose_tasks(config.evaluate.tasks) if config.evaluate.tasks else []
+    scores["benchmarks"] = timed("benchmarks", lambda: score_tasks(subject, tasks, config, out.parent / "scores", say, text_dir))
     scores["seconds"] = seconds
     for name, content in (("samples.json", samples), ("scores.json", scores)):
         replace_durably(out / name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -32,6 +32,9 @@ def score_remarks(scores: dict) -> list[str]:
 
 def score_lines(scores: dict) -> list[str]:
     """Plain text, one line a row."""
+    from cram.evaluate.benchmark_page import benchmark_lines, remarks
+
     header, rows = score_table(scores)
+    benchmarks = [*benchmark_lines(scores["benchmarks"]), *remarks(scores["benchmarks"])] if scores.get("benchmarks") else []
     return ["".join(f"{cell:<14}" if i == 0 else f"{cell:>16}" for i, cell in enumerate(row)).rstrip()
-            for row in [header, *rows]] + score_remarks(scores)
+            for row in [header, *rows]] + score_remarks(scores) + benchmarks

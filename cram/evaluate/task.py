@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from cram.errors import CramError
+from data_prep.sources.rows import read_file, read_rows
+
+
+FILE = "file"  # as split: the dataset is the path of one file
 
 
 class Split(NamedTuple):
@@ -16,7 +21,13 @@ class Split(NamedTuple):
     split: str
 
     def __str__(self) -> str:
-        return "/".join(filter(None, self))
+        return self.dataset if self.split == FILE else "/".join(filter(None, self))
+
+    def read(self, mirror: Optional[str]) -> Rows:
+        """Its rows, from the mirror or the hub. DataError when they are not to be had."""
+        if self.split == FILE:
+            return Rows(self.dataset, read_file(Path(self.dataset)))
+        return Rows(*read_rows(*self, mirror))
 
 
 class Rows(NamedTuple):

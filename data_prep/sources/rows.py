@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.sources.hub import find_in_mirror
+from data_prep.sources.hub import EXTENSIONS, find_in_mirror
 from data_prep.sources.streams import decode, lines
 
 REMEDY = "fetch the dataset on a connected machine and set evaluate.mirror=FOLDER"
@@ -21,8 +21,15 @@ def read_rows(dataset: str, subset: Optional[str], split: str, mirror: Optional[
     if mirror is None:
         return _from_hub(dataset, subset, split)
     paths = find_in_mirror(Path(mirror), dataset, subset, split)
-    rows = [row for path in paths for row in (_parquet(path) if path.suffix == ".parquet" else _jsonl(path))]
+    rows = [row for path in paths for row in read_file(path)]
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more", rows
+
+
+def read_file(path: Path) -> list[dict]:
+    """The rows of one file of a dataset. DataError when it is not there, of no known kind, or a line is no JSON object."""
+    if not path.is_file() or not path.name.endswith(EXTENSIONS):
+        raise DataError(f"{path}: no such file, or none of {', '.join(EXTENSIONS)}; check the path")
+    return _parquet(path) if path.suffix == ".parquet" else _jsonl(path)
 
 
 def _jsonl(path: Path) -> list[dict]:

@@ -12,7 +12,7 @@ from cram.ledger import Ledger
 from cram.errors import CramError
 from cram.interrupt import Interrupted
 
-STAGES = ("measure", "text", "tokenizer", "data", "pretrain", "evaluate", "report")
+STAGES = ("measure", "text", "tokenizer", "data", "pretrain", "evaluate", "quantize", "report")
 
 
 def test_help_and_version(cram):
@@ -51,7 +51,7 @@ def test_config_prints_values_with_meanings(cram):
     assert line.split("#")[0].split() == ["layers:", "7"] and "* (default 12) number of Transformer blocks" in line
     assert cram("config").out == cram("config", "demo").out
     assert cram("config", "--diff", "demo", "demo_gpt").out == (
-        "name: demo -> demo_gpt\nmodel.tied: true -> false\nobjective.type: masked -> causal\n")
+        "name: demo -> demo_gpt\nmodel.qk_norm: false -> true\nmodel.tied: true -> false\nobjective.type: masked -> causal\n")
 
 
 def test_dry_run_and_status_write_nothing(cram, tmp_path):

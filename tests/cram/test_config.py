@@ -232,9 +232,9 @@ def test_cramming_recipe_numbers():
 
 def test_day_configurations_share_their_data_and_differ_in_the_objective():
     changed = {key for key, *_ in differences(load("bert_day"), load("gpt_day"))}
-    assert {key for key in changed if key.startswith(("data.", "tokenizer.", "model."))} == {"model.tied"}
+    assert {key for key in changed if key.startswith(("data.", "tokenizer.", "model."))} == {"model.tied", "model.qk_norm"}
     changed = {key for key, *_ in differences(load("demo"), load("demo_gpt"))}
-    assert changed == {"name", "objective.type", "model.tied"}
+    assert changed == {"name", "objective.type", "model.tied", "model.qk_norm"}
 
 
 def test_lookup_reaches_every_key():

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch._dynamo.testing import CompileCounter
 
+from cram.config import load
 from cram.errors import CramError
 from cram.model import build
 from cram.ops import Documents
@@ -167,3 +168,24 @@ def test_one_graph_for_each_combination_and_none_twice():
     for model.depth, model.window, model.rope_base in combinations * 2:
         assert torch.equal(compiled(IDS, DOCUMENTS), model(IDS, DOCUMENTS))
     assert counter.frame_count == len(combinations)
+
+
+def test_without_a_first_attention_norm_the_embedding_norm_serves():
+    model = make(first_attention_norm=False, norm="layernorm")
+    assert isinstance(model.blocks[0].attention_norm, torch.nn.Identity)
+    assert all(isinstance(block.attention_norm, torch.nn.LayerNorm) for block in model.blocks[1:])
+    assert all(gradient.abs().sum() > 0 for gradient in gradients(model).values())
+    other = make(norm="layernorm")
+    other.load_state_dict(model.state_dict(), strict=False)
+    assert not torch.equal(model(IDS, DOCUMENTS), other(IDS, DOCUMENTS))
+    other.blocks[0].attention_norm = torch.nn.Identity()
+    assert torch.equal(model(IDS, DOCUMENTS), other(IDS, DOCUMENTS))
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["model.embedding_norm=false"], "leaves the first block's attention to the embedding norm, but model.embedding_norm is false"),
+    (["model.layers=4", "train.layer_schedule=[[0, 2], [0.5, 4]]"], "the first block, which has no norm to copy, would be stacked")])
+def test_a_missing_first_attention_norm_is_refused_where_nothing_serves(overrides, message):
+    assert load("demo", ["model.first_attention_norm=false"]).model.embedding_norm
+    with pytest.raises(CramError, match=message):
+        load("demo", ["model.first_attention_norm=false", *overrides])

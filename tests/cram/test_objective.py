@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cram.errors import CramError
 from cram.model import build
-from cram.objective import IGNORE, Loss, causal_labels, cross_entropy_sum, predicted_fraction, step_kinds
+from cram.objective import IGNORE, Loss, causal_labels, predicted_fraction, step_kinds
 from cram.ops import Documents
 from cram.schema import Distill, Model, Objective
 
@@ -63,8 +63,7 @@ def test_loss_is_the_sum_over_predicted_tokens(z_loss):
     total, nats = Loss(model, Objective(z_loss=z_loss), chunked=False)(IDS, ROW, POSITIONS, LABELS, False)
     expected = oracle(model.table, model.table, z_loss, weight=0.0, temperature=1.0)
     assert (total.item(), nats.item()) == pytest.approx(expected, rel=1e-5) and not nats.requires_grad
-    assert cross_entropy_sum(model, IDS, ROW, POSITIONS, LABELS, z_loss).equal(total)
-    assert model.asked == [False, None]
+    assert model.asked == [False]
 
 
 @pytest.mark.parametrize("weight, temperature, z_loss", [(0.5, 1.0, 0.0), (0.3, 2.5, 0.1), (1.0, 0.7, 0.0)])

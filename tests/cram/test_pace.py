@@ -37,7 +37,7 @@ def session(path, budget, machine, step, save, kill_at=None, progress=0.0, state
         pace.load_state_dict(state)
     number = state["number"] if state else 0
     ledger.resume(number)
-    pace.expect(step, 16384)
+    pace.expect(step, 16384, 16384)
     ledger.switch("steps")
     kept = (progress, {**pace.state_dict(), "number": number}) if state else (0.0, None)
 
@@ -94,7 +94,7 @@ def test_a_step_slower_than_ever_still_leaves_the_closing_step(tmp_path):
     ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run", heartbeat=9, clock=machine)
     pace = Pace(ledger, Train(validation_tokens=1), clock=machine)
     pace.saved(0.1)
-    pace.expect(0.1, 16384)
+    pace.expect(0.1, 16384, 1)
     machine.now = 90.0
     before = pace.next_progress(0.0, 0.0)
     machine.now = 99.0  # that step took nine seconds
@@ -129,7 +129,7 @@ def test_the_reserve_is_as_configured_or_measured(pace):
 def test_the_first_step_is_expected_three_times_as_slow_as_tried(pace):
     for left, progress in ((6.5, 6.0 / 100), (5.9, 1.0), (2.9, None)):
         fresh = pace(reserve=0.0)
-        fresh.expect(1.0, 16384)
+        fresh.expect(1.0, 16384, 32768)
         fresh.clock.now = 100.0 - left
         got = fresh.next_progress(0.0, 0.0)
         assert got == progress if progress in (1.0, None) else 0.9 < got < 1.0

@@ -22,6 +22,12 @@ def write(path, content):
     path.write_text(json.dumps(content))
 
 
+QUANTIZED = {"version": 1, "objective": "masked", "device": "cpu", "group": 64, "scored_tokens": 900, "calibration_tokens": 0,
+             "speed": "scoring", "skipped": {},
+             "rows": [{"scheme": "none", "bits_per_weight": 32.0, "matrix_bytes": 4e6, "file_bytes": 5e6, "loss": 3.6,
+                       "tokens_per_second": 100.0}]}
+
+
 @pytest.fixture
 def run(tmp_path):
     """A finished run of 100 s: 10 s setup, 80 s steps, 10 s saving."""
@@ -60,6 +66,7 @@ def run(tmp_path):
                           "phenomena": {"binding": {"accuracy": 0.625, "low": 0.3, "high": 0.87, "pairs": 8}}}})
     write(tmp_path / "evaluate/samples.json", [
         {"sentence": "the [MASK] | <script>", "blanks": [[{"token": " end", "probability": 0.61}]]}])
+    write(tmp_path / "quantize/quantize.json", QUANTIZED)
     config = Config(name="page", budget="100s")
     config.model.layers, config.telemetry.usd_per_hour = 3, 36.0
     (tmp_path / "report").mkdir()
@@ -69,7 +76,8 @@ def run(tmp_path):
 def report(run):
     folder, config = run
     said = []
-    write_report(config, *(folder / name for name in ("text", "tokenizer", "data", "pretrain", "evaluate", "report")), said.append)
+    stages = {name: folder / name for name in ("text", "tokenizer", "data", "pretrain", "evaluate", "quantize")}
+    write_report(config, stages, folder / "report", said.append)
     return folder / "report", said
 
 
@@ -87,6 +95,23 @@ def test_numbers_come_from_the_files(run):
     assert "model.width" not in page and "teacher:" not in page and "The teacher" not in page  # a default; none
     assert said == ["report: runs/page/report/report.html"]
     assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "curves.svg", "report.html", "report.md"]
+
+
+def test_benchmarks_and_quantization_have_their_sections_where_there_is_something_to_tell(run):
+    folder, _ = run
+    assert not any(title in (report(run)[0] / "report.md").read_text() for title in ("## Benchmarks", "## Fewer bits"))
+    scores = json.loads((folder / "evaluate/scores.json").read_text())
+    scores["benchmarks"] = {"blimp": {"metric": "accuracy", "score": 0.551, "low": 0.54, "high": 0.56, "examples": 67000,
+                                      "chance": 0.5, "overlap": {"examples": 67000, "comparable": 6874, "found": 3}},
+                            "glue.qnli": {"skipped": "no training examples"}}
+    write(folder / "evaluate/scores.json", scores)
+    row = {"scheme": "int4", "bits_per_weight": 4.5, "matrix_bytes": 5e5, "file_bytes": 2e6, "loss": 3.7, "tokens_per_second": 90.0}
+    write(folder / "quantize/quantize.json", QUANTIZED | {"rows": [QUANTIZED["rows"][0], row], "skipped": {"kv4": "no cache"}})
+    page = (report(run)[0] / "report.md").read_text().replace("\\", "")
+    for fact in ["| blimp | accuracy | 55.1 | 54.0 to 56.0 |", "3 of 6,874", "skipped: glue.qnli: no training examples",
+                 "![scores with their interval", "| int4 | 4.50 |", "3.7000", "kv4: skipped, no cache"]:
+        assert fact in page, fact
+    assert (folder / "report/benchmarks.svg").exists()
 
 
 def test_a_teacher_is_told_apart(run):

@@ -11,7 +11,7 @@ import torch
 
 from cram.config import load
 from cram.model import build
-from cram.objective import cross_entropy_sum
+from cram.objective import cross_entropy, select
 from cram.ops import Documents, QKNorm, Rope, Sight, attention, sight
 from tests.kernels.attention_cases import Case, excess
 
@@ -238,7 +238,8 @@ def gradients(attention, row, causal, autocast):
     positions = None if causal else torch.arange(0, 2048, 3, device=DEVICE)
     labels = ids.roll(-1) if causal else ids[positions]
     with torch.autocast(DEVICE, BFLOAT16, enabled=autocast):
-        loss = cross_entropy_sum(model, ids, Packed(row).documents(90), positions, labels) / len(labels)
+        x_KD = select(model(ids, Packed(row).documents(90)), positions)
+        loss = cross_entropy(model, x_KD, labels, z_loss=0.0, chunked=False)[0] / len(labels)
     return [loss.detach(), *torch.autograd.grad(loss, list(model.parameters()))]
 
 

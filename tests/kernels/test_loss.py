@@ -9,7 +9,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from cram._kernels.loss import CHUNK_BYTES, linear_cross_entropy, linear_cross_entropy_op, rows_per_chunk
 from cram.model import build
-from cram.objective import IGNORE, cross_entropy_sum
+from cram.objective import IGNORE, cross_entropy, select
 from cram.ops import Documents
 from cram.schema import Model
 
@@ -101,7 +101,7 @@ def test_every_parameter_of_a_model_gets_the_gradient_of_the_plain_loss(changes,
                 loss = linear_cross_entropy(model(ids, documents).index_select(0, positions), model.head.weight, labels,
                                             softcap=model.config.logit_softcap, z_loss=z_loss, chunk=2)
             else:
-                loss = cross_entropy_sum(model, ids, documents, positions, labels, z_loss)
+                loss = cross_entropy(model, select(model(ids, documents), positions), labels, z_loss, chunked=False)[0]
         losses.append(loss.detach())
         gradients.append(torch.autograd.grad(loss * 0.37, list(model.parameters())))
     tolerance = {"rtol": 1e-5, "atol": 1e-6} if precision is torch.float32 else {"rtol": 0.03, "atol": 0.03}

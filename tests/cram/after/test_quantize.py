@@ -13,7 +13,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from cram.after.generate import generate
-from cram.after.quantize import Part, calibration_views, measure, quantize_lines, quantize_model, quantize_run, split_heldout
+from cram.after.quantize import (Part, calibration_views, group_of, measure, quantize_lines, quantize_model, quantize_run,
+                                 split_heldout)
 from cram.after.quantize_command import command
 from cram.after.quantized import QuantLinear, file_bytes, matrices, open_any, save_quantized
 from cram.after.round_to_nearest import decode, encode, find_levels, pack, round_trip, unpack
@@ -253,8 +254,8 @@ def test_refusals(subject, shards):
         quantize_model(subject, "int5", 32)
     with pytest.raises(CramError, match="'int5' is none of"):
         measure(subject, shards, Quantize(schemes=["int5"]), 0.15, print)
-    with pytest.raises(CramError, match=r"attention.q has 64 inputs, .* groups of 48; set quantize.group to .* such as 64"):
-        quantize_model(subject, "int4", 48)
+    with pytest.raises(CramError, match="attention.q has 64 inputs, which fall into no groups of 7 or a divisor of it"):
+        quantize_model(subject, "int4", 7)
     with pytest.raises(CramError, match="needs calibration text"):
         quantize_model(subject, "gptq4", 32)
     with pytest.raises(CramError, match="quantized already"):
@@ -344,3 +345,13 @@ def test_the_stage_writes_its_table(subject, shards, tmp_path, monkeypatch):
     written = json.loads((tmp_path / "quantize.json").read_text())
     assert [row["scheme"] for row in written["rows"]] == ["none", "int8"] and said == quantize_lines(written)
     assert written["calibration_tokens"] == 0 and written["scored_tokens"] <= 300
+
+
+@pytest.mark.parametrize("inputs, group, found", [(128, 64, 64), (96, 64, 32), (64, 48, 16), (8, 64, 8), (4, 4, 4)])
+def test_groups_that_do_not_divide_give_way_to_one_that_does(inputs, group, found):
+    assert group_of("layer", inputs, group) == found
+
+
+def test_a_scheme_that_does_not_fit_is_skipped_and_the_others_go_on(subject, shards):
+    result, _ = measure(subject, shards, Quantize(schemes=["int4", "int8"], group=7, tokens=500, calibration_tokens=500), 0.15, print)
+    assert [row["scheme"] for row in result["rows"]] == ["none", "int8"] and "no groups of 7" in result["skipped"]["int4"]

@@ -1,14 +1,11 @@
-"""Minimal pairs in batches against one sentence at a time."""
+"""Minimal pairs: what counts as right, by which groups, and what is wrong with a file."""
 
 import json
 
-import numpy as np
 import pytest
-import torch
 
 from cram.errors import CramError
-from cram.evaluate.minimal_pairs import read_pairs, score_minimal_pairs, sentence_scores, wilson
-from cram.ops import Documents
+from cram.evaluate.minimal_pairs import read_pairs, score_minimal_pairs, wilson
 
 
 class Words:
@@ -23,30 +20,6 @@ def write(mirror, name, rows):
     folder = mirror / "nyu-mll" / "blimp" / name
     folder.mkdir(parents=True)
     (folder / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-
-def one_by_one(model, sentences):
-    scores = []
-    for tokens in sentences:
-        total = 0.0
-        for position, token in enumerate(tokens):
-            if model.causal:
-                seen = [2, *tokens[:position]]
-            else:
-                seen = [2, *tokens[:position], 4, *tokens[position + 1:], 3]
-            total += model.log_probabilities(seen)[token]
-        scores.append(total)
-    return scores
-
-
-@pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize("batch_tokens", [1, 37, 8192])
-def test_batches_equal_one_by_one(make, causal, batch_tokens):
-    rng = np.random.default_rng(0)
-    sentences = [rng.integers(5, make.vocab, rng.integers(1, 9)).tolist() for _ in range(30)]
-    model = make.bag(causal)
-    scores = sentence_scores(model, sentences, make.special, batch_tokens=batch_tokens)
-    assert scores == pytest.approx(one_by_one(model, sentences), abs=1e-4)
 
 
 def test_accuracy_by_phenomenon(tmp_path, make):
@@ -82,27 +55,3 @@ def test_a_bad_line_is_named(tmp_path):
     (tmp_path / "nyu-mll/blimp/x/train.jsonl").write_text("{\n")
     with pytest.raises(CramError, match=r"train.jsonl, line 1: not JSON"):
         read_pairs(tmp_path, 2)
-
-
-def test_a_real_transformer_agrees_with_itself_one_by_one(make):
-    from cram import schema
-    from cram.model import Transformer
-
-    config = schema.Model(layers=2, width=32, heads=2, zero_init=False, init_std=0.2)
-    sentences = [[5, 6, 7, 8], [9], [10, 11], [12, 13, 14, 15]]
-    for causal in (True, False):
-        torch.manual_seed(0)
-        model = Transformer(config, make.vocab, causal)
-        expected = []
-        for tokens in sentences:
-            row = [2, *tokens, 3]
-            total = 0.0
-            for position in range(1, len(tokens) + 1):
-                seen = row if causal else [*row[:position], 4, *row[position + 1:]]
-                bounds = torch.zeros(len(row), dtype=torch.int32)
-                with torch.no_grad():
-                    hidden = model(torch.tensor(seen), Documents(bounds, bounds + len(row), len(row)))
-                    log_p = model.logits(hidden[position - causal]).double().log_softmax(-1)
-                total += log_p[row[position]].item()
-            expected.append(total)
-        assert sentence_scores(model, sentences, make.special, batch_tokens=12) == pytest.approx(expected, abs=1e-4)

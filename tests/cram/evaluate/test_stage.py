@@ -68,7 +68,7 @@ def test_scores_and_samples(prepared, tmp_path, objective):
     (mirror / "nyu-mll/blimp/one/train.jsonl").write_text(
         '{"sentence_good": "the array returns", "sentence_bad": "returns the the array"}\n' * 3)
     config.evaluate.mirror, said = str(mirror), []
-    evaluate(view(EVALUATE, config), folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, said.append)
+    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, said.append)
     scores, samples = (json.loads((tmp_path / name).read_text()) for name in ("scores.json", "samples.json"))
     shards = Shards(folder / "data", "validation")
     held_out = scores["held_out"]
@@ -105,7 +105,7 @@ def test_scores_and_samples(prepared, tmp_path, objective):
 def test_without_a_mirror_minimal_pairs_say_why(prepared, tmp_path):
     folder, config = prepared
     config.objective.type, config.evaluate.mirror, config.evaluate.blanks = "masked", None, []
-    evaluate(view(EVALUATE, config), folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, print)
+    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, print)
     assert "evaluate.mirror" in json.loads((tmp_path / "scores.json").read_text())["minimal_pairs"]["skipped"]
 
 
@@ -113,7 +113,7 @@ def test_foreign_weights_are_refused_and_nothing_is_written(prepared, tmp_path):
     folder, config = prepared
     config.objective.type = "masked"
     with pytest.raises(CramError, match="has 400 tokens"):
-        evaluate(config, folder / "data", folder / "tokenizer", trained(folder, config, 400), tmp_path, print)
+        evaluate(config, folder / "text", folder / "data", folder / "tokenizer", trained(folder, config, 400), tmp_path, print)
     assert list(tmp_path.iterdir()) == []
 
 

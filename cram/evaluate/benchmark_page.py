@@ -1,0 +1,102 @@
+"""Benchmark results as a table, in lines, and as a drawing: scores with their interval, chance, and what others reached."""
+
+from __future__ import annotations
+
+import io
+import re
+from typing import Any, Optional
+
+from cram.evaluate.references import beside, sources
+from cram.report_page import INK
+
+
+def benchmark_table(results: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
+    """Header and rows; a benchmark that was skipped has none."""
+    rows = []
+    for name, result in scored(results).items():
+        best = beside(name)
+        rows.append([name, result["metric"], f"{100 * result['score']:.1f}", _interval(result),
+                     _hundredths(result.get("chance")), _hundredths(_control(result)), f"{result['examples']:,}",
+                     _overlap(result), "; ".join(f"{model} {score:.1f}" for model, score in best)])
+    header = ["benchmark", "measure", "score", "interval or spread", "chance", "random weights", "examples", "in training text",
+              "others"]
+    used = [index for index in range(len(header)) if index < 3 or any(row[index] for row in rows)]
+    return [header[index] for index in used], [[row[index] for index in used] for row in rows]
+
+
+def benchmark_lines(results: dict[str, dict]) -> list[str]:
+    """The same for the terminal, without what others reached; one line a benchmark."""
+    header, rows = benchmark_table(results)
+    keep = [index for index, title in enumerate(header) if title != "others"]
+    cells = [[row[index] for index in keep] for row in [header, *rows]]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    return ["  ".join(cell.ljust(width) if index < 2 else cell.rjust(width)
+                      for index, (cell, width) in enumerate(zip(row, widths))).rstrip() for row in cells]
+
+
+def remarks(results: dict[str, dict]) -> list[str]:
+    """What the table does not show: averages, what was skipped and why, whose figures stand beside ours."""
+    from cram.evaluate.averages import averages
+
+    skipped: dict[str, list[str]] = {}
+    for name, result in results.items():
+        if "skipped" in result:
+            skipped.setdefault(result["skipped"], []).append(name)
+    return [*averages(results), *(f"skipped: {', '.join(names)}: {why}" for why, names in skipped.items()),
+            *(f"others: {line}" for line in sources(list(scored(results))))]
+
+
+def scored(results: dict[str, dict]) -> dict[str, dict]:
+    """Those that have a score."""
+    return {name: result for name, result in results.items() if "skipped" not in result}
+
+
+def draw(results: dict[str, dict]) -> str:
+    """One line a benchmark, as SVG text; INK where the text colour belongs."""
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    shown = scored(results)
+    ink = {name: INK for name in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")}
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cram", "font.family": "sans-serif", "font.size": 11,
+                                "axes.spines.top": False, "axes.spines.right": False, **ink}):
+        figure = Figure(figsize=(6.2, 1.4 + 0.36 * len(shown)), layout="constrained")
+        FigureCanvasSVG(figure)
+        axes = figure.subplots()
+        for y, (name, result) in enumerate(shown.items()):
+            low, high = (result["low"], result["high"]) if result.get("low") is not None else (result["score"],) * 2
+            axes.plot([100 * low, 100 * high], [y, y], color="#4c8bd6", linewidth=3, solid_capstyle="butt")
+            axes.plot(100 * result["score"], y, "o", color="#4c8bd6", label="this model" if y == 0 else None)
+            for value, mark, colour, label in ((result.get("chance"), "|", INK, "chance"),
+                                               (_control(result), "x", "#e0802f", "random weights")):
+                if value is not None:
+                    axes.plot(100 * value, y, mark, color=colour, markersize=9, label=label)
+            for _, score in beside(name):
+                axes.plot(score, y, "d", color="#5fa55a", markersize=5, label="others (table)")
+        axes.set(yticks=range(len(shown)), yticklabels=list(shown), xlabel="score, hundredths")
+        axes.invert_yaxis()
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
+        figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+
+
+def _hundredths(value: Any) -> str:
+    return "" if value is None else f"{100 * value:.1f}"
+
+
+def _control(result: dict) -> Optional[float]:
+    """The score of the same model with random weights, where it was asked for."""
+    return result["control"]["score"] if result.get("control") else None
+
+
+def _interval(result: dict) -> str:
+    return "" if result.get("low") is None else f"{100 * result['low']:.1f} to {100 * result['high']:.1f}"
+
+
+def _overlap(result: dict) -> str:
+    """'62 of 5,089': examples that share 13 words with the training text, of those long enough to compare."""
+    overlap = result.get("overlap")
+    return "" if overlap is None else f"{overlap['found']:,} of {overlap['comparable']:,}"

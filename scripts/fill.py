@@ -1,0 +1,11 @@
+"""Fill in blanks. Same as `cram fill runs/demo "Returns the [MASK] of the array." [options]`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without an installation, too
+
+from cram.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["fill", *sys.argv[1:]]))
