@@ -329,7 +329,8 @@ def test_the_command(subject, shards, folder, tmp_path, monkeypatch):
     assert said[-1].startswith(f"saved: {tmp_path / 'out'}")
     assert open_any(tmp_path / "out").notes == {"scheme": "int4"}
     for arguments, message in [(["int4", "int8", "--save", "x"], "name one scheme"),
-                               (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1")]:
+                               (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1"),
+                               (["int4", "--group", "9", "--save", "x"], "nothing was saved: int4 was skipped, ")]:
         with pytest.raises(CramError, match=message):
             run(*arguments)
 
