@@ -196,6 +196,8 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
     if model.vocab_size != shards.vocab_size:
         raise CramError(f"{subject.name}: the model has {model.vocab_size} tokens, the data in {shards.folder} "
                         f"{shards.vocab_size}; run the pretrain stage again")
+    if not wanted.schemes:
+        return {"version": 1, "rows": [], "skipped": {"all": "quantize.schemes is empty"}}, None
     scored, text = split_heldout(shards, wanted.tokens, wanted.calibration_tokens, say)
     bench = Bench(scored, mask_rate, subject.kind == "hybrid")
     needed = any(scheme.startswith("gptq") for scheme in wanted.schemes)
@@ -223,12 +225,15 @@ def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
 
 def quantize_lines(result: dict[str, Any]) -> list[str]:
     """The table for the terminal."""
+    skipped = [f"{scheme}: skipped, {reason}" for scheme, reason in result["skipped"].items()]
+    if not result["rows"]:
+        return skipped
     header, rows = quantize_table(result)
     table = [header, *rows]
     widths = [max(map(len, column)) for column in zip(*table)]
     lines = ["  ".join(cell.ljust(width) if place == 0 else cell.rjust(width)
                        for place, (cell, width) in enumerate(zip(row, widths))) for row in table]
-    return [*lines, *(f"{scheme}: skipped, {reason}" for scheme, reason in result["skipped"].items())]
+    return lines + skipped
 
 
 def quantize_table(result: dict[str, Any]) -> tuple[list[str], list[list[str]]]:

@@ -46,6 +46,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     for line in quantize_lines(result):
         say(line)
     if options.save:
+        if quantized is None:
+            raise CramError(f"nothing was saved: {wanted.schemes[0]} was skipped, {result['skipped'][wanted.schemes[0]]}")
         save_quantized(quantized, options.save, options.run / "tokenizer")
         say(f"saved: {options.save}; try: cram {'fill' if subject.kind == 'masked' else 'generate'} {options.save}")
     return 0

@@ -1,9 +1,10 @@
 """A linear layer whose weights are kept in few bits, and the folder that a model of such layers is saved in.
 
 On the CPU, float32 inputs are multiplied by PyTorch's own kernels (``_weight_int4pack_mm_for_cpu``, also for 3 bits, and
-``_weight_int8pack_mm``) where the shape allows: in bfloat16, for the 12 layers of width 768 on one thread over twice as
-fast a token as float32, where reading all weights back for every token is half as fast. Elsewhere weights are read back and multiplied as usual: right, smaller, and slower than unquantized ones.
-The kernels keep a copy of the codes in an order of their own.
+``_weight_int8pack_mm``) where the shape allows, in bfloat16. Generating with 12 layers of width 768 on one thread, 4 bits
+were twice as fast as float32 by the kernel, and half as fast without it, by reading all weights back for every token.
+That is what is done elsewhere (on a card, in float64): right and smaller, but slower than an unquantized model. The kernels
+keep a copy of the codes in an order of their own.
 
 Not by torchao: its 4-bit layers on the CPU call the same kernel, its GPTQ is to be removed (pytorch/ao issue 2089), and what
 it has saved it reads for a few releases only (issue 2948).

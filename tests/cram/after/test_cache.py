@@ -14,8 +14,7 @@ from cram.schema import Model
 
 VOCAB = 50
 SWITCHES = {
-    **({"first norm": {"first_attention_norm": False}} if "first_attention_norm" in vars(Model()) else {}),
-    "plain": {}, "grouped": {"kv_heads": 2}, "one group": {"kv_heads": 1},
+    "plain": {}, "no first norm": {"first_attention_norm": False}, "grouped": {"kv_heads": 2}, "one group": {"kv_heads": 1},
     "no norms": {"qk_norm": False, "embedding_norm": False},
     "window": {"window": 3}, "window 0": {"window": 0}, "softcap": {"logit_softcap": 2.0},
     "sinusoidal": {"position": "scaled_sinusoidal"}, "no positions": {"position": "none"},

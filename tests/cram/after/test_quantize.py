@@ -301,6 +301,18 @@ def test_a_damaged_or_foreign_folder_is_refused(subject, folder, tmp_path):
         save_quantized(subject, tmp_path / "new", folder)
 
 
+def test_nothing_asked_for(subject, shards):
+    result, last = measure(subject, shards, Quantize(schemes=[]), 0.15, print)
+    assert last is None and quantize_lines(result) == ["all: skipped, quantize.schemes is empty"]
+
+
+def test_a_hybrid_model_loses_both_ways(folder, shards):
+    hybrid = replace(train("causal", folder), kind="hybrid")
+    wanted = Quantize(schemes=["gptq3", "kv4"], group=32, tokens=1000, calibration_tokens=1000)
+    rows = measure(hybrid, shards, wanted, 0.15, print)[0]["rows"]
+    assert [("masked_loss" in row, "bits_per_byte" in row) for row in rows] == [(True, True), (True, True), (False, True)]
+
+
 def test_the_command(subject, shards, folder, tmp_path, monkeypatch):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "tokenizer").symlink_to(folder)
@@ -317,7 +329,8 @@ def test_the_command(subject, shards, folder, tmp_path, monkeypatch):
     assert said[-1].startswith(f"saved: {tmp_path / 'out'}")
     assert open_any(tmp_path / "out").notes == {"scheme": "int4"}
     for arguments, message in [(["int4", "int8", "--save", "x"], "name one scheme"),
-                               (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1")]:
+                               (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1"),
+                               (["int4", "--group", "9", "--save", "x"], "nothing was saved: int4 was skipped, ")]:
         with pytest.raises(CramError, match=message):
             run(*arguments)
 
