@@ -14,6 +14,7 @@ from cram.errors import CramError
 from cram.explain import show
 from cram.refusals_engine import idle, levels
 from cram.schema import Config
+from cram.schema_after import SCHEMES
 
 # A rule is (what to say, test); values of null are never tested.
 Rule = tuple[str, Callable[[Any], bool]]
@@ -224,6 +225,8 @@ def _evaluate(config: Config):
                                               "the cramming paper")
     if config.train.validation_pairs and not (mirror or config.data.mirror):
         yield ("train.validation_pairs",), "train.validation_pairs needs BLiMP: set evaluate.mirror to a folder with nyu-mll/blimp"
+    if unknown := [scheme for scheme in config.quantize.schemes if scheme not in SCHEMES]:
+        yield ("quantize.schemes",), f"quantize.schemes: '{unknown[0]}' is none of {', '.join(SCHEMES)}"
     if config.evaluate.tasks:
         from cram.evaluate.tasks import choose_tasks  # only who asks for benchmarks waits for torch
         try:

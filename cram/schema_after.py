@@ -45,6 +45,9 @@ class Evaluate:
     sample_tokens: int = key(60, "causal: tokens generated per sample")
 
 
+SCHEMES = ("int8", "int4", "int3", "gptq4", "gptq3", "kv4")
+
+
 @dataclass
 class Quantize:
     """Fewer bits a weight after the day, outside the budget."""

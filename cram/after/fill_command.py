@@ -17,10 +17,10 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     options = parser.parse_args(arguments)
     from cram.after.generate import to_stderr
-    from cram.after.quantized import open_any
+    from cram.evaluate.subject import open_subject
     from cram.evaluate.samples import BLANK, encode_blanks, fill_blanks
 
-    subject = open_any(options.run, device=options.device, say=to_stderr)
+    subject = open_subject(options.run, device=options.device, say=to_stderr)
     if subject.kind == "causal":
         raise CramError(f"{subject.name} is a causal model: it continues text and does not fill blanks; use cram generate")
     if not 1 <= options.top <= subject.model.vocab_size:

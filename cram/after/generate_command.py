@@ -35,9 +35,9 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     if options.count < 1:
         raise CramError(f"--count {options.count}: give 1 or more")
     from cram.after.generate import generate, to_stderr
-    from cram.after.quantized import open_any
+    from cram.evaluate.subject import open_subject
 
-    subject = open_any(options.run, device=options.device, say=to_stderr)
+    subject = open_subject(options.run, device=options.device, say=to_stderr)
     jobs = [(prompt, options.seed + number) for prompt in read_prompts(options.prompts) for number in range(options.count)]
     one, told = len(jobs) == 1, []
 

@@ -31,10 +31,10 @@ from cram.evaluate.subject import Subject, open_run
 from cram.layers import View
 from cram.model import Transformer
 from cram.ops import Documents
+from cram.schema_after import SCHEMES
 from data_prep.files import replace_durably
 from data_prep.shards import Shards
 
-SCHEMES = {"int8": 8, "int4": 4, "int3": 3, "gptq4": 4, "gptq3": 3}  # bits of a code
 CACHE_SCHEME = "kv4"
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 SPEED_TOKENS = 64
@@ -95,13 +95,13 @@ def quantize_model(subject: Subject, scheme: str, group: int, calibration: Optio
 
     Raises CramError for an unknown scheme, a model that is not cram's, and inputs that fall into no groups (``group_of``).
     """
-    if scheme not in SCHEMES:
-        raise CramError(f"quantize.schemes: '{scheme}' is none of {', '.join([*SCHEMES, CACHE_SCHEME])}")
+    if scheme not in SCHEMES or scheme == CACHE_SCHEME:
+        raise CramError(f"quantize.schemes: '{scheme}' is none of {', '.join(SCHEMES)}, or none for weights")
     if not isinstance(subject.model, Transformer):
         raise CramError(f"{subject.name} is not a model of cram's; cram quantize is for runs")
     if any(isinstance(layer, QuantLinear) for layer in matrices(subject.model).values()):
         raise CramError(f"{subject.name} is quantized already; quantize the run it was made from")
-    bits, model = SCHEMES[scheme], copy.deepcopy(subject.model)
+    bits, model = int(scheme[-1]), copy.deepcopy(subject.model)
     groups = {name: linear.in_features if scheme == "int8" else group_of(name, linear.in_features, group)
               for name, linear in matrices(model).items()}
     if scheme.startswith("gptq"):
@@ -190,8 +190,8 @@ def quantize_run(config: Any, data_dir: Path, tokenizer_dir: Path, pretrain_dir:
 def measure(subject: Subject, shards: Any, wanted: Any, mask_rate: float,
             say: Callable[[str], None]) -> tuple[dict[str, Any], Optional[Subject]]:
     """The table, and the last subject with quantized weights. wanted: ``cram.schema.Quantize``."""
-    if unknown := [scheme for scheme in wanted.schemes if scheme not in (*SCHEMES, CACHE_SCHEME)]:
-        raise CramError(f"quantize.schemes: '{unknown[0]}' is none of {', '.join([*SCHEMES, CACHE_SCHEME])}")
+    if unknown := [scheme for scheme in wanted.schemes if scheme not in SCHEMES]:
+        raise CramError(f"quantize.schemes: '{unknown[0]}' is none of {', '.join(SCHEMES)}")
     model = subject.model
     if model.vocab_size != shards.vocab_size:
         raise CramError(f"{subject.name}: the model has {model.vocab_size} tokens, the data in {shards.folder} "

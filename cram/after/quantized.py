@@ -6,7 +6,7 @@ were twice as fast as float32 by the kernel, and half as fast without it, by rea
 That is what is done elsewhere (on a card, in float64): right and smaller, but slower than an unquantized model. The kernels
 keep a copy of the codes in an order of their own.
 
-Not by torchao: its 4-bit layers on the CPU call the same kernel, its GPTQ is to be removed (pytorch/ao issue 2089), and what
+Not by torchao: its 4-bit layers on the CPU call the same kernel, its GPTQ may be removed (pytorch/ao issue 2089), and what
 it has saved it reads for a few releases only (issue 2948).
 
 Axes: N tokens, O outputs, C inputs.
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from cram.after.round_to_nearest import Levels, decode, pack, unpack
 from cram.config import from_dict
 from cram.errors import CramError
-from cram.evaluate.subject import Subject, choose, open_subject
+from cram.evaluate.subject import Subject
 from cram.model import build
 from data_prep.files import file_hash, replace_durably, sync
 from data_prep.tokenizer import load_tokenizer
@@ -188,10 +188,3 @@ def open_quantized(folder: Path, *, device: str) -> Subject:
     special = {name: tokenizer.token_to_id(f"[{name.upper()}]") for name in ("pad", "unk", "cls", "sep", "mask")}
     return Subject(told["name"], model.to(device).eval(), tokenizer, special, config.objective.type,
                    config.train.sequence_length, device, told["identity"], folder, config, {"scheme": told["scheme"]})
-
-
-def open_any(where: str | Path, *, device: str = "auto", say: Callable[[str], None] = print) -> Subject:
-    """A quantized model's folder, or what ``cram.evaluate.subject.open_subject`` opens."""
-    if (Path(where) / "quantized.json").is_file():
-        return open_quantized(Path(where), device=choose(device))
-    return open_subject(where, device=device, say=say)

@@ -68,7 +68,8 @@ def choose(device: str = "auto") -> str:
 
 
 def open_subject(where: str | Path, *, device: str = "auto", say: Callable[[str], None] = print) -> Subject:
-    """A finished run (``runs/demo``), a folder with a Hugging Face model, or ``hf:<name on the hub>``.
+    """A finished run (``runs/demo``), a folder that ``cram quantize --save`` wrote, a Hugging Face model's, or
+    ``hf:<name on the hub>``.
 
     Raises CramError when there is no such thing, or its parts do not fit together.
     """
@@ -76,6 +77,9 @@ def open_subject(where: str | Path, *, device: str = "auto", say: Callable[[str]
     if name.startswith("hf:") or not (folder / "pretrain").exists() and _is_hugging_face(folder):
         from cram.after.imported import open_imported  # only this needs transformers
         return open_imported(name.removeprefix("hf:"), device=choose(device))
+    if (folder / "quantized.json").is_file():
+        from cram.after.quantized import open_quantized
+        return open_quantized(folder, device=choose(device))
     if not folder.is_dir():
         raise CramError(f"{folder}: no such folder; give a run's, such as runs/demo, or a Hugging Face model's")
     if not (folder / "pretrain" / "config.json").exists():

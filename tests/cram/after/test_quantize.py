@@ -16,11 +16,11 @@ from cram.after.generate import generate
 from cram.after.quantize import (Part, calibration_views, group_of, measure, quantize_lines, quantize_model, quantize_run,
                                  split_heldout)
 from cram.after.quantize_command import command
-from cram.after.quantized import QuantLinear, file_bytes, matrices, open_any, save_quantized
+from cram.after.quantized import QuantLinear, file_bytes, matrices, save_quantized
 from cram.after.round_to_nearest import decode, encode, find_levels, pack, round_trip, unpack
 from cram.config import load
 from cram.errors import CramError
-from cram.evaluate.subject import Subject
+from cram.evaluate.subject import Subject, open_subject
 from cram.model import build
 from cram.ops import Documents
 from cram.schema import Model, Quantize
@@ -269,7 +269,7 @@ def test_a_saved_model_is_the_same_model(subject, shards, folder, tmp_path, sche
     text = Part(shards, 100, 150)
     small = quantize_model(subject, scheme, 32, calibration_views(subject, text, 0.15))
     save_quantized(small, tmp_path / "out", folder)
-    again = open_any(tmp_path / "out", device="cpu")
+    again = open_subject(tmp_path / "out", device="cpu")
     ids, documents = torch.arange(5, 25), Documents.from_lengths([8, 12])
     assert torch.equal(again.model.logits(again.model(ids, documents)), small.model.logits(small.model(ids, documents)))
     assert (again.name, again.kind, again.row, again.special, again.identity) == (
@@ -287,13 +287,13 @@ def test_a_damaged_or_foreign_folder_is_refused(subject, folder, tmp_path):
     whole = path.read_bytes()
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(CramError, match="not what was written"):
-        open_any(tmp_path, device="cpu")
+        open_subject(tmp_path, device="cpu")
     path.unlink()
     with pytest.raises(CramError, match="not a whole quantized model"):
-        open_any(tmp_path, device="cpu")
+        open_subject(tmp_path, device="cpu")
     (tmp_path / "quantized.json").write_text('{"format": 99}')
     with pytest.raises(CramError, match="format 99"):
-        open_any(tmp_path, device="cpu")
+        open_subject(tmp_path, device="cpu")
     (tmp_path / "quantized.json").unlink()
     with pytest.raises(CramError, match="is not empty"):
         save_quantized(small, tmp_path, folder)
@@ -327,7 +327,7 @@ def test_the_command(subject, shards, folder, tmp_path, monkeypatch):
     said = run("int4", "--group", "32", "--tokens", "300", "--calibration-tokens", "99", "--save", str(tmp_path / "out"))
     assert [line.split()[0] for line in said[:3]] == ["scheme", "none", "int4"]
     assert said[-1].startswith(f"saved: {tmp_path / 'out'}")
-    assert open_any(tmp_path / "out").notes == {"scheme": "int4"}
+    assert open_subject(tmp_path / "out").notes == {"scheme": "int4"}
     for arguments, message in [(["int4", "int8", "--save", "x"], "name one scheme"),
                                (["kv4", "--save", "x"], "name one scheme"), (["--group", "0"], "whole numbers from 1"),
                                (["int4", "--group", "9", "--save", "x"], "nothing was saved: int4 was skipped, ")]:
