@@ -6,11 +6,10 @@ and right, or not at all.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shutil
 from pathlib import Path
-from typing import Any, Callable, ContextManager, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from cram.after.architectures import Target, as_run, target
 from cram.after.hf_tokenizer import stock_tokenizer
+from cram.after.imported import need_transformers, quiet
 from cram.after.model_card import model_card
 from cram.errors import CramError
 from cram.evaluate.samples import encode_blanks
@@ -37,7 +37,7 @@ def export(run_folder: Path, out: Path, say: Callable[[str], None], *, dtype: st
     that is there. Raises CramError when the model is none that a stock class computes (with all that is in the way), when
     the folder is there, or when what was written is not what the run computes.
     """
-    quiet = _import_transformers()
+    need_transformers()
     subject = open_subject(run_folder, device="cpu", say=say)
     if subject.config is None:
         raise CramError(f"{run_folder}: is a Hugging Face model already; give a run's folder, such as runs/demo")
@@ -188,22 +188,3 @@ def _rename(temporary: Path, out: Path) -> None:
     temporary.rename(out)
     sync(out.parent)
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _import_transformers() -> Callable[[], ContextManager]:
-    """What keeps its progress bars off the terminal for a while; CramError when it is not installed."""
-    try:
-        from transformers.utils import logging
-    except ImportError as error:
-        raise CramError("cram export needs transformers: pip install 'cram-lm[eval]'") from error
-
-    @contextlib.contextmanager
-    def quiet():
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            yield
-        finally:
-            if shown:
-                logging.enable_progress_bar()
-    return quiet

@@ -12,10 +12,12 @@ Axes: N packed tokens, B documents, T tokens of the longest, D width of the hidd
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import itertools
 import pickle
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Iterator, Optional
 
 import torch
 import xxhash
@@ -82,11 +84,10 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
 
     Raises CramError when transformers cannot load it, or it is none of the models described above.
     """
-    try:
-        import transformers
-        from transformers.models.auto import modeling_auto
-    except ImportError as error:
-        raise CramError("models of Hugging Face need transformers: pip install 'cram-lm[eval]'") from error
+    need_transformers()
+    import transformers
+    from transformers.models.auto import modeling_auto
+
     name = str(where)
     config = _loaded(name, transformers.AutoConfig.from_pretrained)
     made = set(config.architectures or ())
@@ -99,7 +100,8 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
                         "BertForMaskedLM or GPT2LMHeadModel")
     kind = "causal" if causal and not masked else "masked"
     auto = transformers.AutoModelForCausalLM if kind == "causal" else transformers.AutoModelForMaskedLM
-    model, found = _loaded(name, auto.from_pretrained, dtype=torch.float32, output_loading_info=True)
+    with quiet():
+        model, found = _loaded(name, auto.from_pretrained, dtype=torch.float32, output_loading_info=True)
     if found["missing_keys"]:
         missing = ", ".join(sorted(found["missing_keys"])[:3])
         raise CramError(f"{name}: the weights of {missing} are not in the file, so they would be random; give a model that was "
@@ -116,6 +118,26 @@ def open_imported(where: str | Path, device: str = "cpu") -> Subject:
     identity = {"weights": _weights_hash(wrapped), "tokenizer": xxhash.xxh3_128(plain.to_str().encode()).hexdigest()}
     notes = {"opening": _opening(tokenizer.backend_tokenizer)} if kind == "causal" else {}
     return Subject(Path(name).name, wrapped, plain, special, kind, row, device, identity, Path(name), notes=notes)
+
+
+def need_transformers() -> None:
+    """Raise CramError when transformers is not installed."""
+    if importlib.util.find_spec("transformers") is None:
+        raise CramError("models of Hugging Face need transformers: pip install 'cram-lm[eval]'")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the progress bars of transformers off the terminal for a while."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _loaded(name: str, load: Any, **options: Any) -> Any:

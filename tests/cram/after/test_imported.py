@@ -248,3 +248,10 @@ def test_a_name_that_the_hub_does_not_have_is_one_line(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     with pytest.raises(CramError, match="nobody/nothing-of-this-name: transformers cannot load it"):
         open_subject("hf:nobody/nothing-of-this-name", device="cpu")
+
+
+def test_without_transformers_the_extra_is_named(saved, monkeypatch):
+    folder = saved("bert")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CramError, match=r"pip install 'cram-lm\[eval\]'"):
+        open_imported(folder)
