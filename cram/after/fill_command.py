@@ -17,12 +17,15 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: CUDA when there is a card")
     options = parser.parse_args(arguments)
     from cram.after.generate import to_stderr
-    from cram.evaluate.subject import open_subject
+    from cram.evaluate.subject import SPECIAL, open_subject
     from cram.evaluate.samples import BLANK, encode_blanks, fill_blanks
 
     subject = open_subject(options.run, device=options.device, say=to_stderr)
     if subject.kind == "causal":
         raise CramError(f"{subject.name} is a causal model: it continues text and does not fill blanks; use cram generate")
+    if any(subject.special.get(name) != subject.tokenizer.token_to_id(token) for name, token in SPECIAL.items()):
+        raise CramError(f"{subject.name} writes its special tokens otherwise than {' '.join(SPECIAL.values())}; use "
+                        "transformers.pipeline('fill-mask') for it")
     if not 1 <= options.top <= subject.model.vocab_size:
         raise CramError(f"--top {options.top}: give a number from 1 to the {subject.model.vocab_size} tokens there are")
     for sentence in options.sentences:

@@ -140,11 +140,11 @@ TECHNIQUES = (
 SECTIONS = ("model", "objective", "optimizer", "train", "distill")
 BASICS = (
     "model.layers", "model.width", "model.heads", "model.mlp_width", "model.norm", "model.norm_eps", "model.position",
-    "model.rope_base", "model.attention", "model.qk_norm", "model.embedding_norm", "model.bias", "model.zero_init",
-    "model.init_std", "model.document_mask", "objective.causal_share", "objective.mask_rate", "objective.mask_rate_levels",
+    "model.rope_base", "model.attention", "model.qk_norm", "model.embedding_norm", "model.first_attention_norm", "model.bias",
+    "model.zero_init", "model.init_std", "model.document_mask", "objective.causal_share", "objective.mask_rate", "objective.mask_rate_levels",
     "objective.mask_token_fraction", "objective.random_token_fraction", "optimizer.embedding_lr", "optimizer.muon_lr",
     "optimizer.beta1", "optimizer.beta2", "optimizer.eps", "optimizer.momentum", "optimizer.weight_decay", "optimizer.clip",
     "train.sequence_length", "train.batch_tokens", "train.micro_batch_tokens", "train.device", "train.precision",
     "train.compile", "train.spike_sigmas", "train.spike_window", "train.skip_limit", "train.rollback_limit", "train.threads",
     "train.deterministic", "train.checkpoint_every", "train.checkpoint_every_steps", "train.keep_checkpoints",
-    "train.validate_every", "train.validation_tokens", "train.reserve", "train.replay", "distill.temperature")
+    "train.validate_every", "train.validation_tokens", "train.validation_pairs", "train.reserve", "train.replay", "distill.temperature")

@@ -113,7 +113,7 @@ def test_constraints_pin_what_the_project_asks_for(root):
 
 
 @pytest.mark.parametrize("script, stages", [
-    ("0_text", 2), ("1_tokenizer", 3), ("2_data", 4), ("3_pretrain", 5), ("4_evaluate", 6), ("5_report", 7)])
+    ("0_text", 2), ("1_tokenizer", 3), ("2_data", 4), ("3_pretrain", 5), ("4_evaluate", 6), ("5_report", 8)])
 def test_stage_scripts_can_be_called_alone(root, tmp_path, script, stages):
     done = subprocess.run([sys.executable, root / "scripts" / f"{script}.py", "demo_gpt", "--dry-run"], cwd=tmp_path,
                           capture_output=True, text=True)
