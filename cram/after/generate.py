@@ -16,6 +16,7 @@ from cram.after.cache import Cache
 from cram.after.sampling import Sampling, draw
 from cram.errors import CramError
 from cram.evaluate.heldout import evaluating
+from cram.evaluate.scoring import opening
 from cram.model import Transformer
 from cram.ops import Documents
 
@@ -55,8 +56,7 @@ def generate(subject: Any, prompts: Sequence[str], *, tokens: int, temperature: 
         raise CramError(f"{tokens} tokens to generate; give 1 or more")
     if not all(stop):
         raise CramError("an empty string to stop at; every text has one at its start")
-    opening = [subject.special["cls"]] if subject.special.get("cls") is not None else []
-    prefixes = [[*opening, *subject.encode(prompt)] for prompt in prompts]
+    prefixes = [[*opening(subject), *subject.encode(prompt)] for prompt in prompts]
     if not all(prefixes):
         raise CramError(f"{subject.name} has no token that opens a text, and a prompt is empty; write at least a word")
     if not prompts:

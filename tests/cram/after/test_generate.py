@@ -154,7 +154,7 @@ def test_a_masked_model_does_not_continue_text():
 
 def run(module, subject, monkeypatch, *arguments):
     """(lines said, exit code) of a command on this subject."""
-    monkeypatch.setattr("cram.after.quantized.open_any", lambda *_, **__: subject)
+    monkeypatch.setattr("cram.evaluate.subject.open_subject", lambda *_, **__: subject)
     said = []
     return said, module.command(argparse.ArgumentParser(), ["runs/x", *arguments], said.append)
 
