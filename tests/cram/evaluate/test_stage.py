@@ -67,9 +67,15 @@ def test_scores_and_samples(prepared, tmp_path, objective):
     (mirror / "nyu-mll/blimp/one").mkdir(parents=True)
     (mirror / "nyu-mll/blimp/one/train.jsonl").write_text(
         '{"sentence_good": "the array returns", "sentence_bad": "returns the the array"}\n' * 3)
+    (tmp_path / "mine.jsonl").write_text('{"sentence_good": "the array returns", "sentence_bad": "function list value"}\n')
     config.evaluate.mirror, said = str(mirror), []
+    config.evaluate.tasks = [f"pairs:{tmp_path}/mine.jsonl", "glue.rte"]
     evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, said.append)
     scores, samples = (json.loads((tmp_path / name).read_text()) for name in ("scores.json", "samples.json"))
+    pairs, rte = scores["benchmarks"].values()
+    assert pairs["examples"] == 1 and pairs["score"] in (0.0, 1.0) and pairs["overlap"]["examples"] == 1
+    assert "has no nyu-mll/glue/rte/train" in rte["skipped"] and "glue.rte: skipped" in said[1]
+    said = said[2:]  # what follows is the table
     shards = Shards(folder / "data", "validation")
     held_out = scores["held_out"]
     assert (held_out["documents"], held_out["tokens"]) == (shards.n_documents, shards.n_tokens)
