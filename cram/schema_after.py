@@ -15,6 +15,8 @@ class Finetune:
     epochs: int = key(5, "passes over a task's training examples; at most 5")
     batch: int = key(16, "examples an optimizer step")
     lr: float = key(4e-5, "peak learning rate of AdamW")
+    pooling: Literal["mean", "token"] = key(
+        "mean", "what stands for a sequence: the mean of its tokens; token: [CLS], as in BERT, or the last of causal models")
     schedule: Literal["cosine", "linear"] = key("cosine", "decay to 0 after the warm-up")
     warmup: float = key(0.1, "share of the steps")
     weight_decay: float = key(0.0, "per unit of learning rate, of matrices")

@@ -4,7 +4,8 @@ Input without padding (``cram.evaluate.reading``). The copy always masks attenti
 mask (``model.document_mask=false``) this is the same as giving each sequence a row of its own: it sees itself alone, from
 position 0.
 
-Head, optimizer and schedule follow Geiping & Goldstein (2023, section 5) and their code: a linear layer, tanh, a linear layer;
+Head, optimizer and schedule follow Geiping & Goldstein (2023, section 5) and their code: a linear layer, tanh, a linear layer
+(theirs at [CLS]: ``pooling=token``);
 AdamW(0.9, 0.98, eps 1e-6), warm-up, decay to 0; the last epoch counts, nothing is picked or stopped early. Theirs has dropout
 and does not clip; our models have no dropout (a model of others keeps its own), and gradients are clipped to ``clip``.
 
@@ -18,7 +19,7 @@ import math
 import time
 from dataclasses import replace
 from functools import partial
-from typing import Callable, Optional
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from torch import Tensor, nn
 
 from cram.errors import CramError
 from cram.evaluate.heldout import evaluating
-from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, answers, halving, passes, passes_of_one_size, read
+from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, halving, passes, passes_of_one_size, pool
 from cram.evaluate.subject import Subject
 from cram.model import Transformer, build
 from cram.schedule import learning_rate
@@ -106,14 +107,17 @@ class Tuner:
         self.least = train.ways * settings.length // 2
         self.model = learner(subject, seed, random_init)
         with torch.no_grad():
-            width = read(self.model, train.sequences[:1], self.reading, self.device)[0].shape[1]
+            width = self.pooled([train.sequences[0][:2]]).shape[1]
         self.head = Head(width, classes if classes and train.ways == 1 else 1).to(self.device)
 
     def outputs(self, data: Encoded, which: np.ndarray) -> Tensor:
         """Logits [B, classes or ways], or numbers [B, 1], of some examples in one forward pass."""
         sequences = [data.sequences[number * data.ways + way] for number in which for way in range(data.ways)]
-        y_SK = self.head(answers(self.model, sequences, self.reading, self.device))
-        return y_SK.view(len(which), -1)
+        return self.head(self.pooled(sequences)).view(len(which), -1)
+
+    def pooled(self, sequences: Sequence[np.ndarray]) -> Tensor:
+        """What the head reads of each sequence, [S, D]."""
+        return pool(self.model, sequences, self.reading, self.device, self.settings.pooling)
 
     def loss(self, data: Encoded, which: np.ndarray) -> Tensor:
         """The sum over examples of their cross-entropy, or squared error."""

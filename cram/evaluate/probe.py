@@ -23,7 +23,7 @@ from cram.evaluate.finetune import choose_examples, learner, refuse
 from cram.evaluate.glue import KINDS, RECIPES, Recipe, measure, read_examples, sentences
 from cram.evaluate.heldout import evaluating
 from cram.evaluate.minimal_pairs import wilson
-from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, Example, encode, halving, passes_of_one_size, read
+from cram.evaluate.reading import PASS_TOKENS, READINGS, Encoded, Example, encode, halving, passes_of_one_size, pool
 from cram.evaluate.subject import Subject
 from cram.evaluate.task import Rows, Split, Task
 
@@ -36,12 +36,7 @@ def means(model: Any, data: Encoded, kind: str, device: str, say: Callable[[str]
     def attempt(tokens: int) -> np.ndarray:
         found, order = [], []
         for which in passes_of_one_size(data, tokens):
-            hidden_ND, documents = read(model, [data.sequences[number] for number in which], READINGS[kind], device)
-            length_S = np.array([len(data.sequences[number]) for number in which])
-            sums_SD = hidden_ND.new_zeros(len(which), hidden_ND.shape[1], dtype=torch.float32)
-            of_N = torch.from_numpy(np.arange(len(which)).repeat(length_S)).to(device)
-            sums_SD.index_add_(0, of_N, hidden_ND.float())
-            found.append(sums_SD.cpu().numpy() / length_S[:, None])
+            found.append(pool(model, [data.sequences[number] for number in which], READINGS[kind], device).cpu().numpy())
             order.append(which)
         return np.concatenate(found)[np.argsort(np.concatenate(order))]
 

@@ -1,8 +1,10 @@
 """Texts as a model reads them: token ids without padding, hidden states, and what fits in one forward pass.
 
-Sequences are documents of one packed stream. Masked models read ``[CLS] a [SEP] b [SEP]`` from both sides and answer at [CLS];
-causal models read the same and answer at its last token, the only one that has seen everything; hybrid models, which were
-trained both ways, read it from both sides, as GPT-BERT does (Charpentier & Samuel 2024).
+Sequences are documents of one packed stream, ``[CLS] a [SEP] b [SEP]``. Masked models read them from both sides, causal ones
+from the left; hybrid models, which were trained both ways, from both sides, as GPT-BERT does (Charpentier & Samuel 2024).
+
+What stands for a sequence is the mean of its hidden states; or one token's: [CLS], as in BERT, which pretraining never asks of
+our models, or the last one of causal models, the only one that has seen everything.
 
 Axes: N tokens, B examples, S sequences (B x ways), D width.
 """
@@ -53,7 +55,7 @@ class Encoded:
 
 
 class Reading(NamedTuple):
-    """How a model reads: answer at the last token or at the first; causal as in ``Transformer.forward``."""
+    """How a model reads: which token stands for a sequence, the last or the first; causal as in ``Transformer.forward``."""
 
     at_end: bool
     causal: Optional[bool]
@@ -89,22 +91,24 @@ def precision(device: str) -> ContextManager:
     return contextlib.nullcontext()
 
 
-def read(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> tuple[Tensor, Documents]:
+def read(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> Tensor:
     """Hidden states [N, D] of sequences end to end, each a document; in rows of their own where all have one length, for the
     CPU computes the scores of whole rows."""
     documents = Documents.from_lengths([len(ids) for ids in sequences], device)
     if len({len(ids) for ids in sequences}) == 1:
         documents = replace(documents, row=len(sequences[0]))
     with precision(device):
-        return model(torch.from_numpy(np.concatenate(sequences)).to(device), documents, reading.causal), documents
+        return model(torch.from_numpy(np.concatenate(sequences)).to(device), documents, reading.causal)
 
 
-def answers(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str) -> Tensor:
-    """The hidden state that stands for each sequence, [S, D]."""
-    hidden_ND, _ = read(model, sequences, reading, device)
-    end_S = np.cumsum([len(ids) for ids in sequences])
-    at_S = end_S - 1 if reading.at_end else np.concatenate(([0], end_S[:-1]))
-    return hidden_ND.index_select(0, torch.from_numpy(at_S).to(device))
+def pool(model: Any, sequences: Sequence[np.ndarray], reading: Reading, device: str, pooling: str = "mean") -> Tensor:
+    """What stands for each sequence, float32 [S, D]: the mean of its hidden states, or that of one ``token``."""
+    hidden_ND = read(model, sequences, reading, device)
+    length_S = torch.tensor([len(ids) for ids in sequences], device=device)
+    if pooling == "mean":
+        return torch.segment_reduce(hidden_ND.float(), "mean", lengths=length_S)
+    end_S = length_S.cumsum(0)
+    return hidden_ND.index_select(0, end_S - 1 if reading.at_end else end_S - length_S).float()
 
 
 def passes(data: Encoded, which: Sequence[int], tokens: int) -> Iterator[np.ndarray]:

@@ -108,16 +108,18 @@ def tuner_of(subject, examples, classes=2, **settings):
 
 @pytest.mark.parametrize("kind", ["masked", "causal", "hybrid"])
 @pytest.mark.parametrize("document_mask", [True, False])
-def test_packed_equals_one_at_a_time_in_a_row_of_its_own(kind, document_mask):
+@pytest.mark.parametrize("pooling", ["mean", "token"])
+def test_packed_equals_one_at_a_time_in_a_row_of_its_own(kind, document_mask, pooling):
     """Also for a model whose attention crosses documents: there the oracle is its own model, a row a sequence."""
     subject, examples = make_subject(kind, document_mask=document_mask), planted(20, 0, pairs=True)
-    tuner = tuner_of(subject, examples)
+    tuner = tuner_of(subject, examples, pooling=pooling)
     with torch.no_grad():
         together = tuner.outputs(tuner.train_set, np.arange(20))
         for number, ids in enumerate(tuner.train_set.sequences):
             alone = Documents.from_lengths([len(ids)])
             hidden = subject.model(torch.from_numpy(ids), alone, False if kind == "hybrid" else None)
-            expected = tuner.head(hidden[-1:] if kind == "causal" else hidden[:1])[0]
+            token = hidden[-1:] if kind == "causal" else hidden[:1]
+            expected = tuner.head(hidden.mean(0, keepdim=True) if pooling == "mean" else token)[0]
             torch.testing.assert_close(together[number], expected, atol=1e-5, rtol=1e-5)
     assert len(set(map(len, tuner.train_set.sequences))) > 3  # ragged indeed
 
