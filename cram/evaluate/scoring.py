@@ -16,6 +16,7 @@ attention crosses documents, sequences of one length are the rows of a batch (me
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Callable, Iterable, Iterator, Literal, NamedTuple, Optional, Sequence
 
@@ -29,6 +30,7 @@ from cram.evaluate.subject import Subject
 from cram.ops import Documents
 
 BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
+SAY_EVERY = 30.0  # seconds between lines about how far it is
 Variant = Literal["original", "within_word_l2r"]
 VARIANTS = ("original", "within_word_l2r")
 
@@ -218,9 +220,14 @@ def _score(subject: Subject, queries: Iterator[Query], tokens: np.ndarray, which
         number = int(np.flatnonzero(tokens[which] == 0)[0]) + 1
         raise CramError(f"{subject.name}: text {number} of {len(which)} has no token to score; remove the empty text")
     log_p, greedy = np.zeros(len(tokens)), np.ones(len(tokens), dtype=bool)
+    done, total, told = 0, int(tokens.sum()), time.monotonic()
     for query, nats_P, hits_P in answers(subject, queries, causal=causal, batch_tokens=batch_tokens, say=say):
         log_p[query.item] -= nats_P.sum()
         greedy[query.item] &= hits_P.all()
+        done += len(nats_P)
+        if time.monotonic() - told > SAY_EVERY:
+            say(f"{subject.name}: {done:,} of {total:,} tokens scored ({done / total:.0%})")
+            told = time.monotonic()
     return Scores(log_p[which], tokens[which], greedy[which], truncated)
 
 
