@@ -17,9 +17,9 @@ def benchmark_table(results: dict[str, dict]) -> tuple[list[str], list[list[str]
         best = beside(name)
         rows.append([name, result["metric"], f"{100 * result['score']:.1f}", _interval(result),
                      _hundredths(result.get("chance")), _hundredths(_control(result)), f"{result['examples']:,}",
-                     _overlap(result), "; ".join(f"{model} {score:.1f}" for model, score in best)])
+                     _overlap(result), _gold(result), "; ".join(f"{model} {score:.1f}" for model, score in best)])
     header = ["benchmark", "measure", "score", "interval or spread", "chance", "random weights", "examples", "in training text",
-              "others"]
+              "answer, bits per byte", "others"]
     used = [index for index in range(len(header)) if index < 3 or any(row[index] for row in rows)]
     return [header[index] for index in used], [[row[index] for index in used] for row in rows]
 
@@ -94,6 +94,12 @@ def _control(result: dict) -> Optional[float]:
 
 def _interval(result: dict) -> str:
     return "" if result.get("low") is None else f"{100 * result['low']:.1f} to {100 * result['high']:.1f}"
+
+
+def _gold(result: dict) -> str:
+    """What the right answer costs: it falls long before the score rises."""
+    found = (result.get("details") or {}).get("gold_bits_per_byte")
+    return "" if found is None else f"{found['value']:.3f}"
 
 
 def _overlap(result: dict) -> str:

@@ -41,6 +41,9 @@ def beside(task: str) -> list[tuple[str, float]]:
 
 
 def sources(tasks: list[str]) -> list[str]:
-    """'model: source' of every reference that any of the tasks has."""
-    return [f"{reference.model}: {reference.source}" for reference in REFERENCES
-            if any(task in reference.scores for task in tasks)]
+    """'source: models' for everything that stands beside any of the tasks."""
+    found: dict[str, list[str]] = {}
+    for reference in REFERENCES:
+        if any(task in reference.scores for task in tasks):
+            found.setdefault(reference.source, []).append(reference.model)
+    return [f"{', '.join(models)}: {source}" for source, models in found.items()]
