@@ -93,10 +93,12 @@ def _dispatch(arguments: list[str]) -> int:
         print(f"cram {__version__}")
         return 0
     verb, rest = arguments[0], arguments[1:]
+    if broken := [text for text in arguments if any("\ud800" <= character <= "\udfff" for character in text)]:
+        raise CramError(f"{broken[0]!r} is not valid UTF-8; write the command in UTF-8")
     if (near := difflib.get_close_matches(" ".join(arguments[:2]), [" ".join(look) for look in LOOKS], n=1, cutoff=0.8)) \
             and verb in VERBS and tuple(arguments[:2]) not in LOOKS:
         raise CramError(f"unknown verb '{verb} {rest[0]}'; did you mean 'cram {near[0]}'?")
-    if verb in TOOLS and (verb not in VERBS or rest and (rest[0] == "--list" or _is_run(rest[0]))):
+    if verb in TOOLS and (verb not in VERBS or rest and _is_run(rest)):
         module, meaning = TOOLS[verb]
         return importlib.import_module(module).command(
             _Parser(prog=f"cram {verb}", description=meaning, allow_abbrev=False), rest, _tell)
@@ -104,7 +106,8 @@ def _dispatch(arguments: list[str]) -> int:
         near = difflib.get_close_matches(verb, [*VERBS, *TOOLS], n=1)
         hint = f"did you mean 'cram {near[0]}'?" if near else f"possible: {', '.join({**VERBS, **TOOLS})}"
         raise CramError(f"unknown verb '{verb}'; {hint}")
-    parser = _Parser(prog=f"cram {verb}", description=VERBS[verb], allow_abbrev=False)
+    hint = f"with a finished run there are other options: cram {verb} RUN --help" if verb in TOOLS else None
+    parser = _Parser(prog=f"cram {verb}", description=VERBS[verb], epilog=hint, allow_abbrev=False)
     if (verb, *rest[:1]) in LOOKS:
         return LOOKS[verb, rest[0]](_Parser(prog=f"cram {verb} {rest[0]}", allow_abbrev=False), rest[1:])
     parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]",
@@ -124,9 +127,13 @@ def _dispatch(arguments: list[str]) -> int:
     return _stages(verb, options)
 
 
-def _is_run(text: str) -> bool:
-    """Whether an argument is what a tool works on, rather than a configuration: a folder, or a model of the hub."""
-    return text.startswith("hf:") or Path(text).is_dir()
+def _is_run(arguments: list[str]) -> bool:
+    """Whether the arguments are a tool's, about a run's folder or a model of the hub, rather than a stage's with a
+    configuration."""
+    first = arguments[0]
+    path = "/" in first and "=" not in first and not first.endswith((".yaml", ".yml")) and not first.startswith("filters/")
+    return path or first == "--list" or first.startswith("hf:") or Path(first).is_dir() or any(
+        text.startswith("tasks=") for text in arguments)
 
 
 def _inspect(parser: _Parser, arguments: list[str]) -> int:

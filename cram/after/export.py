@@ -41,6 +41,11 @@ def export(run_folder: Path, out: Path, say: Callable[[str], None], *, dtype: st
     subject = open_subject(run_folder, device="cpu", say=say)
     if subject.config is None:
         raise CramError(f"{run_folder}: is a Hugging Face model already; give a run's folder, such as runs/demo")
+    if "scheme" in subject.notes:
+        raise CramError(f"{run_folder}: is quantized; export the run that it was made from")
+    if "unfinished" in subject.notes:
+        raise CramError(f"{run_folder}: this run is not finished ({subject.notes['unfinished']} spent); the command that made "
+                        "it resumes it")
     causal = subject.kind != "masked"
     chosen = target(as_run(subject.model, subject.row), causal)
     _refuse_existing(out, force)

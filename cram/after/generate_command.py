@@ -34,6 +34,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     options = parser.parse_args(arguments)
     if options.count < 1:
         raise CramError(f"--count {options.count}: give 1 or more")
+    if not 0 <= options.seed < 2**62:
+        raise CramError(f"--seed {options.seed}: give a whole number from 0 to 2^62")
     from cram.after.generate import generate, to_stderr
     from cram.evaluate.subject import open_subject
 

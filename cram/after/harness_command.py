@@ -35,7 +35,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
         cli_evaluate()
     except CramError:
         raise
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # among the latter: the hub cannot be reached
         raise CramError(f"lm-evaluation-harness: {error}") from error
     finally:
         sys.argv = before

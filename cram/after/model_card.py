@@ -22,7 +22,7 @@ from cram.schema import Config
 from cram.telemetry import read_metrics
 from data_prep.errors import DataError
 
-LOCAL = ("name", "out", "data.files", "data.mirror", "data.validation_files", "data.decontaminate", "evaluate.mirror",
+LOCAL = ("name", "out", "data.files", "data.mirror", "data.validation_files", "data.decontaminate", "evaluate.mirror", "evaluate.tasks",
          "distill.teacher", "train.replay")  # keys that say where things lie on the machine of the run
 LOAD = {True: """```python
 from transformers import pipeline

@@ -31,6 +31,11 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     subject = open_subject(options.run, device=options.device, say=say)
     if subject.config is None:
         raise CramError(f"{options.run} is not a run of cram's; cram quantize needs its held-out text as well")
+    if "scheme" in subject.notes:
+        raise CramError(f"{options.run} is quantized already; quantize the run that it was made from")
+    full = options.save is not None and options.save.is_dir() and any(options.save.iterdir())
+    if full and not (options.save / "quantized.json").exists():
+        raise CramError(f"{options.save}: is not empty and holds no quantized model; name another folder")
     wanted = copy.deepcopy(subject.config.quantize)
     given = {"schemes": options.schemes or None, "group": options.group, "tokens": options.tokens,
              "calibration_tokens": options.calibration_tokens}
@@ -45,9 +50,10 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                                 subject.config.evaluate.mask_rate, say)
     for line in quantize_lines(result):
         say(line)
+    if len(result["rows"]) == 1 and result["skipped"]:
+        raise CramError("none of the schemes could be tried, for the reasons above; nothing was saved")
     if options.save:
-        if quantized is None:
-            raise CramError(f"nothing was saved: {wanted.schemes[0]} was skipped, {result['skipped'][wanted.schemes[0]]}")
         save_quantized(quantized, options.save, options.run / "tokenizer")
-        say(f"saved: {options.save}; try: cram {'fill' if subject.kind == 'masked' else 'generate'} {options.save}")
+        say(f"saved: {options.save}; try: cram " + (f'fill {options.save} "the [MASK]"' if subject.kind == "masked" else
+                                                    f'generate {options.save} "The"'))
     return 0

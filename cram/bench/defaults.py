@@ -65,7 +65,7 @@ _MICRO = ("train.micro_batch_tokens=256",)
 SWITCHES = (
     Switch("RMSNorm", ("model.norm", "model.norm_eps")),
     Switch("rotary positions", ("model.position",), on=BOTH),
-    Switch("QK-norm", ("model.qk_norm",), on=BOTH),
+    Switch("QK-norm", ("model.qk_norm",), of="demo_gpt", on=CAUSAL),  # no default of masked models, which it did not help
     Switch("zero initialisation", ("model.zero_init",), on=BOTH),
     Switch("document mask", ("model.document_mask",)),
     Switch("inner width", ("model.mlp_width",), scaled={"model.mlp_width": (None, 256)}),           # twice the width
@@ -97,7 +97,7 @@ NO_TECHNIQUE = {
 QUICK = ("tokenizer.vocab_size=512", "model.layers=1", "model.width=32", "model.heads=2", "train.batch_tokens=512",
          "train.validation_tokens=512")
 SMALLER = ("tokenizer.vocab_size=2048",)    # a smaller head: more steps for the same FLOPs
-QUICK_SWITCHES = (Switch("RMSNorm", ("model.norm", "model.norm_eps")), Switch("QK-norm", ("model.qk_norm",), on=BOTH),
+QUICK_SWITCHES = (Switch("RMSNorm", ("model.norm", "model.norm_eps")), Switch("zero initialisation", ("model.zero_init",), on=BOTH),
                   Switch("no batch ramp", _RAMP, scaled={"train.batch_start_tokens": (None, 256)}, both=_MICRO))
 SPEED, ASIDE = 4e10, 5.0    # FLOP/s of the demo on one core, and seconds a run takes besides: for the announcement alone
 VIEW = {"title": "What the defaults are worth", "rounds": "{repeats} seed(s), each with every arm in turn.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import re
+from pathlib import Path
 from typing import Any, Optional
 
 from cram.evaluate.references import beside, sources
@@ -14,12 +15,12 @@ def benchmark_table(results: dict[str, dict]) -> tuple[list[str], list[list[str]
     """Header and rows; a benchmark that was skipped has none."""
     rows = []
     for name, result in scored(results).items():
-        best = beside(name)
-        rows.append([name, result["metric"], f"{100 * result['score']:.1f}", _interval(result),
-                     _hundredths(result.get("chance")), _hundredths(_control(result)), f"{result['examples']:,}",
-                     _overlap(result), _gold(result), "; ".join(f"{model} {score:.1f}" for model, score in best)])
-    header = ["benchmark", "measure", "score", "interval or spread", "chance", "random weights", "examples", "in training text",
-              "answer, bits per byte", "others"]
+        rows.append([short(name), result["metric"], f"{100 * result['score']:.1f}", _interval(result),
+                     _hundredths(result.get("chance")), _hundredths((result.get("majority") or {}).get(result["metric"])),
+                     _hundredths(_control(result)), f"{result['examples']:,}", _overlap(result), _gold(result),
+                     "; ".join(f"{model} {score:.1f}" for model, score in beside(name))])
+    header = ["benchmark", "measure", "score", "interval or spread", "chance", "one answer for all", "random weights",
+              "examples", "in training text", "answer, bits per byte", "others"]
     used = [index for index in range(len(header)) if index < 3 or any(row[index] for row in rows)]
     return [header[index] for index in used], [[row[index] for index in used] for row in rows]
 
@@ -42,8 +43,16 @@ def remarks(results: dict[str, dict]) -> list[str]:
     for name, result in results.items():
         if "skipped" in result:
             skipped.setdefault(result["skipped"], []).append(name)
-    return [*averages(results), *(f"skipped: {', '.join(names)}: {why}" for why, names in skipped.items()),
+    notes = {short(name): result["details"]["note"] for name, result in scored(results).items()
+             if (result.get("details") or {}).get("note")}
+    return [*averages(results), *(f"{name}: {note}" for name, note in notes.items()),
+            *(f"skipped: {', '.join(names)}: {why}" for why, names in skipped.items()),
             *(f"others: {line}" for line in sources(list(scored(results))))]
+
+
+def short(name: str) -> str:
+    """A benchmark's name without the folders of a file."""
+    return f"pairs:{Path(name).name.partition('.')[0]}" if name.startswith("pairs:") else name
 
 
 def scored(results: dict[str, dict]) -> dict[str, dict]:
@@ -74,7 +83,7 @@ def draw(results: dict[str, dict]) -> str:
                     axes.plot(100 * value, y, mark, color=colour, markersize=9, label=label)
             for _, score in beside(name):
                 axes.plot(score, y, "d", color="#5fa55a", markersize=5, label="others (table)")
-        axes.set(yticks=range(len(shown)), yticklabels=list(shown), xlabel="score, hundredths")
+        axes.set(yticks=range(len(shown)), yticklabels=[short(name) for name in shown], xlabel="score, hundredths")
         axes.invert_yaxis()
         handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
         figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
@@ -89,7 +98,7 @@ def _hundredths(value: Any) -> str:
 
 def _control(result: dict) -> Optional[float]:
     """The score of the same model with random weights, where it was asked for."""
-    return result["control"]["score"] if result.get("control") else None
+    return (result.get("control") or {}).get("score")
 
 
 def _interval(result: dict) -> str:

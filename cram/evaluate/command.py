@@ -22,7 +22,7 @@ from cram.report_page import INK, to_html, to_markdown
 from cram.schema import Config
 from data_prep.files import replace_durably
 
-ALLOWED = ("evaluate.", "train.device", "train.threads", "data.mirror")  # what may be set: training is over
+ALLOWED = ("evaluate.tasks", "evaluate.mirror", "evaluate.finetune.", "train.device", "train.threads", "data.mirror")  # what may be set: training is over
 
 
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable[[str], None]) -> int:
@@ -54,10 +54,22 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     results = score_tasks(subject, choose_tasks(config.evaluate.tasks), config, store, say, text_dir)
     if not scored(results):
         raise CramError("none of the benchmarks could be scored, for the reasons above")
+    results = earlier(subject, out) | results
     write(subject, results, out)
     for line in [*benchmark_lines(results), *remarks(results), f"page: {out / 'benchmarks.html'}"]:
         say(line)
     return 0
+
+
+def earlier(subject: Subject, out: Path) -> dict[str, dict]:
+    """What ``out`` already holds of the very same model."""
+    try:
+        found = json.loads((out / "benchmarks.json").read_text(encoding="utf-8"))
+        return scored(found["results"]) if found["identity"] == subject.identity else {}
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise CramError(f"{out / 'benchmarks.json'}: not benchmark results ({error}); remove the file") from None
 
 
 def write(subject: Subject, results: dict[str, dict], out: Path) -> None:

@@ -132,6 +132,8 @@ def score(recipe: Recipe, subject: Subject, data: dict[Split, Rows], config: Any
     result |= {"examples": sum(map(len, tests.values())), "train_examples": len(train),
                "cut": train.cut + sum(encoded.cut for encoded in tests.values()),
                "majority": judge({suffix: np.full(len(found), guess) for suffix, found in labels.items()})}
+    if settings.control and subject.config is None:
+        return result | {"control": {"skipped": "only a run can be built again with random weights"}}
     return result | ({"control": over_seeds(*ask, random_init=True)} if settings.control else {})
 
 

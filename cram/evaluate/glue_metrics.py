@@ -14,7 +14,7 @@ import numpy as np
 from cram.errors import CramError
 
 Metrics = dict[str, float]
-NEEDS_EVAL = "GLUE's metrics need scikit-learn and SciPy: pip install 'cram-lm[eval]'"
+NEEDS_EVAL = "GLUE's metrics need scikit-learn and SciPy: pip install scikit-learn scipy"
 
 
 def _sklearn():

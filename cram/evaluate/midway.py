@@ -27,7 +27,7 @@ class Look:
             mirror = Path(config.evaluate.mirror or config.data.mirror)
             self.pairs = sample_pairs(mirror, config.train.validation_pairs, seed=0)
             if not self.pairs:
-                raise CramError(f"train.validation_pairs: no {FOLDER}/*/train.jsonl in {mirror}; set evaluate.mirror to a "
+                raise CramError(f"train.validation_pairs: no {FOLDER} in {mirror}; set evaluate.mirror to a "
                                 "folder that has them, or train.validation_pairs=0")
             masked = config.objective.type == "masked"  # then a sentence is read once for each of its tokens
             lengths = [len(tokenizer.encode(pair[side]).ids) for pair in self.pairs for side in ("good", "bad")]

@@ -11,7 +11,6 @@ beginning of a document.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -33,25 +32,14 @@ ANY_LENGTH = 2**30  # the quick look scores sentences of any length in one piece
 
 
 def read_pairs(mirror: Path, count: Optional[int]) -> list[dict]:
-    """The first ``count`` pairs (None: all) of each ``<mirror>/nyu-mll/blimp/*/train.jsonl``: {"good", "bad", "phenomenon"}.
+    """The first ``count`` pairs (None: all) of each paradigm in ``<mirror>/nyu-mll/blimp``; [] where there is none.
 
-    The phenomenon is ``linguistics_term``, or the name of the folder. Raises CramError (file, line, field).
+    Raises CramError or DataError (file, row, field).
     """
     pairs = []
-    for path in sorted((mirror / FOLDER).glob("*/train.jsonl")):
-        with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, start=1):
-                if count is not None and number > count:
-                    break
-                try:
-                    row = json.loads(line)
-                    pairs.append({"good": row["sentence_good"], "bad": row["sentence_bad"],
-                                  "phenomenon": row.get("linguistics_term", path.parent.name), "paradigm": path.parent.name})
-                except ValueError as error:
-                    raise CramError(f"{path}, line {number}: not JSON ({error}); fetch the file again") from error
-                except (KeyError, TypeError, AttributeError) as error:
-                    raise CramError(f"{path}, line {number}: a minimal pair needs the fields sentence_good and "
-                                    f"sentence_bad (missing: {error}); fetch the file again") from error
+    for folder in sorted(folder for folder in (mirror / FOLDER).glob("*") if folder.is_dir()):
+        place, rows = Split(FOLDER, folder.name, "train").read(str(mirror))
+        pairs += pairs_of(Rows(place, rows[:count]), folder.name)
     return pairs
 
 
@@ -158,9 +146,8 @@ def score_minimal_pairs(model: Any, tokenizer: Any, mirror: Path, count: int, sp
 
     Scored as task ``blimp`` scores; the accuracy is over all pairs. {"skipped": reason} when the mirror has no BLiMP.
     """
-    if not any((mirror / FOLDER).glob("*/train.jsonl")):
-        return {"skipped": f"no {FOLDER}/*/train.jsonl in {mirror}"}
-    pairs = read_pairs(mirror, count)
+    if not (pairs := read_pairs(mirror, count)):
+        return {"skipped": f"no {FOLDER} in {mirror}"}
     return score_sample(model, tokenizer, pairs, special, batch_tokens=batch_tokens, device=device)
 
 

@@ -127,7 +127,7 @@ IMDB = Recipe(Split("stanfordnlp/imdb", None, "train"), {"": Split("stanfordnlp/
 
 def task(name: str, what: str, source: str, recipe: Recipe, chance: Optional[float]) -> Task:
     return Task(f"probe.{name}", what, source, KINDS, recipe.headline, chance, recipe.reads, partial(score, recipe),
-                keys=("evaluate.finetune",))
+                keys=("evaluate.finetune.length", "evaluate.finetune.max_examples"))
 
 
 # of GLUE without STS-B, which has no classes, and WNLI, which words cannot solve

@@ -35,12 +35,11 @@ def score_tasks(subject: Subject, tasks: Sequence[Task], config: Any, store: Pat
         if subject.kind not in task.kinds:
             results[task.name] = {"skipped": f"for {' and '.join(task.kinds)} models, this one is {subject.kind}"}
         else:
-            try:
+            try:  # one that cannot be scored must not cost the others
                 data = {split: split.read(mirror) for split in task.reads}
-            except DataError as error:
-                results[task.name] = {"skipped": str(error)}
-            else:
                 results[task.name] = _score(subject, task, data, config, store, say, text_dir)
+            except (DataError, CramError) as error:
+                results[task.name] = {"skipped": str(error)}
         if "skipped" in results[task.name]:
             say(f"{task.name}: skipped, {results[task.name]['skipped']}")
     return results
@@ -85,7 +84,7 @@ def _overlap(task: Task, data: dict[Split, Rows], store: Path, text_dir: Optiona
 def _hash(rows: list[dict]) -> str:
     digest = xxhash.xxh3_128()
     for row in rows:
-        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode())
+        digest.update(json.dumps(row, sort_keys=True, ensure_ascii=False, default=str).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
 

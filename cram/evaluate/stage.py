@@ -76,7 +76,8 @@ def evaluate(config: Any, text_dir: Path, data_dir: Path, tokenizer_dir: Path, p
     scores["gain_over_unigram"] = 1 - held_out["loss"] / scores["baselines"]["unigram"]["loss"]
     samples = timed("samples", lambda: _samples(config, model, tokenizer, device))
     tasks = choose_tasks(config.evaluate.tasks) if config.evaluate.tasks else []
-    scores["benchmarks"] = timed("benchmarks", lambda: score_tasks(subject, tasks, config, out.parent / "scores", say, text_dir))
+    scores["benchmarks"] = timed("benchmarks", lambda: score_tasks(subject, tasks, config, out.parent / "scores", say,
+                                                                   text_dir))
     scores["seconds"] = seconds
     for name, content in (("samples.json", samples), ("scores.json", scores)):
         replace_durably(out / name, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())

@@ -11,6 +11,8 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from cram.audit import read_ledger
+from cram.budget import Budget
 from cram.checkpoint import load_model
 from cram.config import from_dict
 from cram.errors import CramError
@@ -58,12 +60,17 @@ class Subject:
     notes: dict[str, Any] = field(default_factory=dict)
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of a text, without special tokens."""
+        """Token ids of a text, without special tokens. CramError for half characters (lone surrogates)."""
+        if not text.isprintable() and any("\ud800" <= character <= "\udfff" for character in text):
+            raise CramError(f"{text!r} is not valid Unicode text; write it in UTF-8")
         return self.tokenizer.encode(text, add_special_tokens=False).ids
 
 
 def choose(device: str = "auto") -> str:
-    """\"cuda\" where there is a card and nobody asks for the CPU, else \"cpu\"."""
+    """\"cuda\" where there is a card and nobody asks for the CPU, else \"cpu\". CramError when a card is asked for that is not
+    there."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise CramError("there is no CUDA device here; use auto or cpu")
     return "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
 
 
@@ -82,6 +89,8 @@ def open_subject(where: str | Path, *, device: str = "auto", say: Callable[[str]
         return open_quantized(folder, device=choose(device))
     if not folder.is_dir():
         raise CramError(f"{folder}: no such folder; give a run's, such as runs/demo, or a Hugging Face model's")
+    if (folder / "pretrain").is_symlink() and not (folder / "pretrain").exists():
+        raise CramError(f"{folder}: its links lead nowhere, as after a copy; copy a run with: cp -rL")
     if not (folder / "pretrain" / "config.json").exists():
         raise CramError(f"{folder}: no finished run there (pretrain/config.json is missing); give a run's folder, such as "
                         "runs/demo")
@@ -91,8 +100,12 @@ def open_subject(where: str | Path, *, device: str = "auto", say: Callable[[str]
 def open_run(name: str, pretrain_dir: Path, tokenizer_dir: Path, *, device: str,
              say: Callable[[str], None] = print) -> Subject:
     """A run by the folders of its stages."""
+    path = pretrain_dir / "config.json"
+    try:
+        config = from_dict(_read_json(path)) if path.exists() else None  # without one load_model says what to do
+    except CramError as error:
+        raise CramError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     model, tokenizer = load_model(pretrain_dir, device, say), load_tokenizer(tokenizer_dir)
-    config = from_dict(json.loads((pretrain_dir / "config.json").read_text()))
     if model.vocab_size != tokenizer.get_vocab_size():
         raise CramError(f"{pretrain_dir}: the model has {model.vocab_size} tokens, the tokenizer in {tokenizer_dir} "
                         f"{tokenizer.get_vocab_size()}; run the pretrain stage again")
@@ -100,10 +113,30 @@ def open_run(name: str, pretrain_dir: Path, tokenizer_dir: Path, *, device: str,
     newest = sorted((pretrain_dir / "checkpoints").glob("step-*[0-9]/manifest.json"))[-1]
     identity = {"weights": json.loads(newest.read_text())["xxh3_128"],
                 "tokenizer": file_hash(tokenizer_dir / "tokenizer.json")}
+    notes = {}
+    if (spent := _unfinished(pretrain_dir)) is not None:
+        notes["unfinished"] = spent
+        say(f"{pretrain_dir}: this run is NOT finished, {spent} spent; its newest checkpoint is taken")
     return Subject(name, model, tokenizer, special, config.objective.type, config.train.sequence_length, device, identity,
-                   pretrain_dir.parent, config)
+                   pretrain_dir.parent, config, notes)
 
 
 def _is_hugging_face(folder: Path) -> bool:
     path = folder / "config.json"
-    return path.is_file() and "model_type" in json.loads(path.read_text())
+    return path.is_file() and "model_type" in _read_json(path)
+
+
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise CramError(f"{path}: not JSON ({error}); restore it") from error
+
+
+def _unfinished(pretrain_dir: Path) -> Optional[str]:
+    """'62 of 400 steps' of a run that has not spent its budget; None when it has, or has no ledger."""
+    path = pretrain_dir / "ledger.jsonl"
+    ledger = read_ledger(path) if path.exists() else None
+    if ledger is None or ledger.reason == "finished":
+        return None
+    return f"{Budget.parse(ledger.budget).show(ledger.spent)} of {ledger.budget}"

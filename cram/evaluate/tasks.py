@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from pathlib import Path
 from typing import Sequence
 
 from cram.errors import CramError
@@ -23,6 +24,8 @@ def choose_tasks(names: Sequence[str]) -> list[Task]:
     tasks, chosen = all_tasks(), {}
     for name in names:
         if name.startswith("pairs:"):
+            if not Path(name.removeprefix("pairs:")).is_file():
+                raise CramError(f"evaluate.tasks: {name}: no such file; correct the path")
             found = [pairs_task(name.removeprefix("pairs:"))]
         else:
             members = [task for task in tasks.values() if name in (group(task), "all")]

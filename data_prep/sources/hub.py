@@ -34,11 +34,11 @@ def find_in_mirror(mirror: Path, dataset: str, subset: str | None, split: str) -
         raise DataError(f"data.mirror: {mirror} is no folder; point it to a mirror laid out "
                         f"<dataset>/[<subset>/]<split>.jsonl.xz")
     wanted = "/".join(filter(None, (dataset, subset, split)))
-    if found := _present(mirror, dataset, subset, split):
+    if found := present(mirror, dataset, subset, split):
         return found
     names = sorted({_name(path, mirror) for path in mirror.rglob("*") if path.name.endswith(EXTENSIONS)})
     above = sorted({name.partition(f"/{dataset}")[0] for name in names if f"/{dataset}" in name})
-    deeper = [mirror / folder for folder in above if _present(mirror / folder, dataset, subset, split)]
+    deeper = [mirror / folder for folder in above if present(mirror / folder, dataset, subset, split)]
     if deeper:
         raise DataError(f"data.mirror: {mirror} has no {wanted}, but a folder in it has: set data.mirror="
                         f"{' or data.mirror='.join(map(str, deeper))}")
@@ -48,7 +48,7 @@ def find_in_mirror(mirror: Path, dataset: str, subset: str | None, split: str) -
                     f"{' ...' if len(names) > len(near) else ''}: correct data.dataset, data.subset or data.split")
 
 
-def _present(mirror: Path, dataset: str, subset: str | None, split: str) -> list[Path]:
+def present(mirror: Path, dataset: str, subset: str | None, split: str) -> list[Path]:
     """The files of one split, as the module says; none when there are none."""
     base = mirror / dataset / subset if subset else mirror / dataset
     for extension in EXTENSIONS:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data_prep.errors import DataError
-from data_prep.sources.hub import EXTENSIONS, find_in_mirror
+from data_prep.sources.hub import EXTENSIONS, present
 from data_prep.sources.streams import decode, lines
 
 REMEDY = "fetch the dataset on a connected machine and set evaluate.mirror=FOLDER"
@@ -20,7 +20,9 @@ def read_rows(dataset: str, subset: Optional[str], split: str, mirror: Optional[
     """(where they were read, the rows in order). DataError when they are not there, or a line is no JSON object."""
     if mirror is None:
         return _from_hub(dataset, subset, split)
-    paths = find_in_mirror(Path(mirror), dataset, subset, split)
+    paths, name = present(Path(mirror), dataset, subset, split), "/".join(filter(None, (dataset, subset, split)))
+    if not paths:
+        raise DataError(f"evaluate.mirror: {mirror} has no {name} ({', '.join(EXTENSIONS)}); {REMEDY}")
     rows = [row for path in paths for row in read_file(path)]
     return str(paths[0]) if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more", rows
 

@@ -25,7 +25,7 @@ def test_a_new_default_would_be_missed():
     changed = load("demo", ["train.ema=0.99", "optimizer.beta2=0.95", "data.packing=best-fit"])
     assert uncovered(changed, load(BASELINE)) == ["optimizer.beta2", "train.ema"]
     without = [switch for switch in SWITCHES if switch.name != "QK-norm"]
-    assert uncovered(load("bert_day"), load(BASELINE), without) == ["model.qk_norm"]
+    assert uncovered(load("gpt_day"), load(BASELINE), without) == ["model.qk_norm"]
 
 
 def test_only_what_is_there_is_named():
@@ -69,7 +69,7 @@ def results(monkeypatch, losses):
         return {"predicted": 9, "steps": 4, "seconds": 2.0 if arm[1] else 3.0} | losses(*arm, seed)
 
     monkeypatch.setattr(defaults, "_run", run)
-    switches = Switch("RMSNorm", ("model.norm",)), Switch("QK-norm", ("model.qk_norm",), on=("demo", "demo_gpt"))
+    switches = Switch("RMSNorm", ("model.norm",)), Switch("zero init", ("model.zero_init",), on=("demo", "demo_gpt"))
     plan = Plan("1e9 flops", switches)
     rows = [row for rows in defaults.measure(plan, 2, "cpu", None, told.append) for row in rows]
     assert told[0].startswith("defaults: 10 runs of 1e9 flops") and len(runs) == len(set(runs)) == 10
@@ -86,7 +86,7 @@ def test_verdicts_pair_each_seed_with_itself(monkeypatch):
     norm = found["RMSNorm", "demo"]
     assert norm["gains"] == pytest.approx([0.5, 0.51]) and norm["verdict"] == "better" and norm["time_ratio"] == 1.5
     assert norm["interval"] == pytest.approx(12.706 * 0.01 / 2), "half of (t x standard deviation / root of 2)"
-    assert [found["QK-norm", on]["verdict"] for on in ("demo", "demo_gpt")] == ["cannot tell"] * 2
+    assert [found["zero init", on]["verdict"] for on in ("demo", "demo_gpt")] == ["cannot tell"] * 2
     [(_, header, body)] = defaults.tables(rows)
     assert all(len(line) == len(header) for line in body)
     assert body[0][5:] == ["+0.5050 ± 0.0635", "better", "1.50"]
@@ -94,16 +94,16 @@ def test_verdicts_pair_each_seed_with_itself(monkeypatch):
 
 def test_a_failed_run_fails_its_comparisons_alone(monkeypatch):
     def losses(on, settings, seed):
-        if on == "demo" and "model.qk_norm=false" in settings and seed:
+        if on == "demo" and "model.zero_init=false" in settings and seed:
             raise CramError("no room")
         return {"loss": 1.0, "predicted": 8 if "model.norm=layernorm" in settings else 9}
 
     rows = results(monkeypatch, losses)
     errors = {(row["switch"], row["recipe"], row["seed"]): row.get("error") for row in rows}
-    assert errors["QK-norm", "demo", 1] == "no room"
-    assert errors["QK-norm", "demo", 0] is errors["QK-norm", "demo_gpt", 1] is None
+    assert errors["zero init", "demo", 1] == "no room"
+    assert errors["zero init", "demo", 0] is errors["zero init", "demo_gpt", 1] is None
     assert errors["RMSNorm", "demo", 0] == "scored on other tokens: 9 and 8"
-    assert {each["switch"]: each["seeds"] for each in defaults.verdicts(rows) if each["recipe"] == "demo"} == {"QK-norm": 1}
+    assert {each["switch"]: each["seeds"] for each in defaults.verdicts(rows) if each["recipe"] == "demo"} == {"zero init": 1}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,8 @@ def test_the_whole_command_and_again(corpus, tmp_path):
     record = json.loads((out / "defaults_cpu.json").read_text())
     rows = {(row["switch"], row["recipe"]): row for row in record["rows"]}
     assert len(rows) == 4 and record["complete"] and not any("error" in row for row in rows.values())
-    assert rows["QK-norm", "demo"]["loss"] == rows["RMSNorm", "demo"]["loss"] != rows["QK-norm", "demo_gpt"]["loss"]
+    zero = "zero initialisation"
+    assert rows[zero, "demo"]["loss"] == rows["RMSNorm", "demo"]["loss"] != rows[zero, "demo_gpt"]["loss"]
     for row in rows.values():
         assert row["gain"] == row["other_loss"] - row["loss"] != 0 and row["time_ratio"] > 0 and row["steps"] > 3
     ramp = rows["no batch ramp", "demo"]

@@ -65,9 +65,49 @@ def test_groups_and_names_are_chosen_once_in_the_order_given():
     (["runs/mine", "tasks=blimp", "evaluate.mirror=nowhere"], "no folder nowhere"),
     (["runs/mine", "tasks=blimp.original"], "none of the benchmarks could be scored"),
     (["runs/mine", "tasks=blimp", "evaluate.mirror=runs"], "none of the benchmarks could be scored"),
-    (["runs/mine", "tasks=pairs:gone.jsonl"], "none of the benchmarks could be scored"),
+    (["runs/mine", "tasks=pairs:gone.jsonl"], "pairs:gone.jsonl: no such file"),
+    (["runs/mine", "tasks=blimp", "evaluate.tokens=900"], "'evaluate.tokens' is nothing that can be set for an evaluation"),
+    (["runs/gone", "tasks=blimp"], "runs/gone: no such folder"),
     (["runs"], "no finished run there")])
 def test_wrong_input_ends_in_one_line(cram, folder, arguments, said):
     result = cram("evaluate", *arguments)
     assert result.code == 2 and said in result.err and result.err.count("\n") == 1
     assert not (folder / "runs" / "mine" / "benchmarks").exists()
+
+
+def test_an_unfinished_run_is_said_and_not_exported(cram, folder):
+    from cram.budget import Budget
+    from cram.ledger import Ledger
+    ledger = Ledger(folder / "runs" / "mine" / "pretrain" / "ledger.jsonl", Budget.parse("100 steps"), "r", heartbeat=3600.0)
+    ledger.count(steps=7)
+    ledger.close("interrupted")
+    result = cram("evaluate", "runs/mine", "tasks=pairs:mine.jsonl")
+    assert result.code == 0 and "this run is NOT finished, 7 steps of 100 steps spent" in result.out
+    refused = cram("export", "runs/mine", "out")
+    assert refused.code == 2 and "this run is not finished" in refused.err and not (folder / "out").exists()
+
+
+def test_results_of_the_same_model_add_up(cram, folder):
+    (folder / "more.jsonl").write_text(json.dumps(PAIRS[0]) + "\n")
+    cram("evaluate", "runs/mine", "tasks=pairs:mine.jsonl")
+    assert cram("evaluate", "runs/mine", "tasks=pairs:more.jsonl").code == 0
+    found = json.loads((folder / "runs/mine/benchmarks/benchmarks.json").read_text())["results"]
+    assert list(found) == ["pairs:mine.jsonl", "pairs:more.jsonl"]
+
+
+@pytest.mark.parametrize("content, said", [("{", "config.json: not JSON"), ("links", "its links lead nowhere")])
+def test_a_broken_run_is_named(cram, folder, content, said):
+    pretrain = folder / "runs" / "mine" / "pretrain"
+    if content == "links":
+        pretrain.rename(folder / "elsewhere")
+        pretrain.symlink_to("nowhere")
+    else:
+        (pretrain / "config.json").write_text(content)
+    result = cram("evaluate", "runs/mine", "tasks=pairs:mine.jsonl")
+    assert result.code == 2 and said in result.err
+
+
+@pytest.mark.parametrize("verb", ["generate", "fill", "evaluate"])
+def test_text_that_is_no_text_is_refused(cram, folder, verb):
+    result = cram(verb, "runs/mine", "tasks=\udcff" if verb == "evaluate" else "\udcff [MASK]")
+    assert result.code == 2 and "not valid UTF-8" in result.err

@@ -94,8 +94,15 @@ def test_a_damaged_score_is_named(score, tmp_path):
     score([counting(calls=[])])
     path, = (tmp_path / "store").glob("toy-*.json")
     path.write_text(path.read_text()[:40])
-    with pytest.raises(CramError, match="delete the file"):
-        score([counting(calls=[])])
+    assert "delete the file" in score([counting(calls=[])])["toy"]["skipped"]
+
+
+def test_one_that_cannot_be_scored_does_not_cost_the_others(score):
+    def fails(subject, data, config, say):
+        raise CramError("file.jsonl, row 3: no label")
+    broken = Task("broken", "", "", ("causal",), "accuracy", None, (Split("toy", None, "test"),), fails)
+    results = score([broken, counting(calls=[])])
+    assert results["broken"] == {"skipped": "file.jsonl, row 3: no label"} and results["toy"]["score"] == 0.5
 
 
 def test_a_missing_field_names_place_row_and_fields():
@@ -107,7 +114,11 @@ def test_a_missing_field_names_place_row_and_fields():
 
 RESULTS = {"blimp": {"metric": "accuracy", "score": 0.6123, "low": 0.609, "high": 0.616, "examples": 67000, "chance": 0.5,
                      "overlap": {"examples": 67000, "comparable": 6874, "found": 3}},
-           "glue.mrpc": {"metric": "F1", "score": 0.8, "low": 0.79, "high": 0.82, "examples": 408, "chance": None, "control": {"score": 0.75}},
+           "glue.mrpc": {"metric": "F1", "score": 0.8, "low": 0.79, "high": 0.82, "examples": 408, "chance": None, "control": {"score": 0.75},
+                         "majority": {"F1": 0.81}},
+           "probe.rte": {"metric": "accuracy", "score": 0.5, "low": 0.4, "high": 0.6, "examples": 277,
+                         "control": {"skipped": "none"}, "details": {"note": "not comparable"}},
+           "pairs:/a/long/way/mine.jsonl": {"metric": "accuracy", "score": 0.5, "low": 0.4, "high": 0.6, "examples": 2},
            "glue.qnli": {"skipped": "no training examples"}}
 
 
@@ -116,9 +127,11 @@ def test_the_table_shows_scores_beside_what_others_reached():
     blimp = dict(zip(header, rows[0]))
     assert blimp["score"] == "61.2" and blimp["in training text"] == "3 of 6,874" and "GPT-2 large 83.0" in blimp["others"]
     assert dict(zip(header, rows[1]))["random weights"] == "75.0"
+    assert dict(zip(header, rows[1]))["one answer for all"] == "81.0" and rows[3][0] == "pairs:mine"
     assert len({len(line) for line in benchmark_lines(RESULTS)[:1]}) == 1 and "61.2" in benchmark_lines(RESULTS)[1]
     told = "\n".join(remarks(RESULTS))
     assert "skipped: glue.qnli: no training examples" in told and "Warstadt et al. 2020" in told
+    assert "probe.rte: not comparable" in told
     assert "none without" in told  # an average of nine numbers is not given for one
 
 
