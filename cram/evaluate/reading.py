@@ -141,7 +141,8 @@ def halving(attempt: Callable[[int], Result], tokens: int, least: int, say: Call
                 raise
         # Outside the handler, where the error and the tensors that it held are gone.
         if tokens // 2 < least:
-            raise CramError(f"out of memory with {tokens:,} tokens at once; make evaluate.finetune.length shorter")
+            raise CramError(f"out of memory with {tokens:,} tokens at once; shorten evaluate.finetune.length or "
+                            "train.sequence_length, or use the CPU")
         tokens //= 2
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

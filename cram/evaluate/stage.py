@@ -17,6 +17,7 @@ from cram.errors import CramError
 from cram.evaluate.baselines import compression_baselines, token_baselines
 from cram.evaluate.heldout import held_out_targets, score_heldout
 from cram.evaluate.minimal_pairs import score_minimal_pairs
+from cram.evaluate.reading import halving
 from cram.evaluate.results import score_tasks
 from cram.evaluate.samples import fill_blanks, generate
 from cram.evaluate.subject import choose, open_run
@@ -55,8 +56,9 @@ def evaluate(config: Any, text_dir: Path, data_dir: Path, tokenizer_dir: Path, p
 
     hybrid = config.objective.type == "hybrid"
     ask = dict(mask_rate=config.evaluate.mask_rate, max_tokens=config.evaluate.tokens)
-    held_out = timed("held_out", lambda: score_heldout(model, shards, row=config.train.sequence_length, hybrid=hybrid,
-                                                       batch_tokens=BATCH_TOKENS[device], device=device, **ask))
+    row = config.train.sequence_length
+    held_out, _ = timed("held_out", lambda: halving(lambda tokens: score_heldout(
+        model, shards, row=row, hybrid=hybrid, batch_tokens=tokens, device=device, **ask), BATCH_TOKENS[device], row, say))
     targets = held_out_targets(shards, causal=model.causal, **ask)
     held_out |= {"documents": targets.documents, "tokens": len(targets.inputs_N)}
 

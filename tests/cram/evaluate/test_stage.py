@@ -6,7 +6,9 @@ import random
 
 import numpy as np
 import pytest
+import torch
 
+import cram.evaluate.stage
 from cram import checkpoint
 from cram.config import to_dict
 from cram.errors import CramError
@@ -70,7 +72,8 @@ def test_scores_and_samples(prepared, tmp_path, objective):
     (tmp_path / "mine.jsonl").write_text('{"sentence_good": "the array returns", "sentence_bad": "function list value"}\n')
     config.evaluate.mirror, said = str(mirror), []
     config.evaluate.tasks = [f"pairs:{tmp_path}/mine.jsonl", "glue.rte"]
-    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, said.append)
+    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path,
+             said.append)
     scores, samples = (json.loads((tmp_path / name).read_text()) for name in ("scores.json", "samples.json"))
     pairs, rte = scores["benchmarks"].values()
     assert pairs["examples"] == 1 and pairs["score"] in (0.0, 1.0) and pairs["overlap"]["examples"] == 1
@@ -110,9 +113,30 @@ def test_scores_and_samples(prepared, tmp_path, objective):
 
 def test_without_a_mirror_minimal_pairs_say_why(prepared, tmp_path):
     folder, config = prepared
-    config.objective.type, config.evaluate.mirror, config.evaluate.blanks = "masked", None, []
-    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path, print)
+    config.objective.type, config.evaluate.mirror, config.evaluate.blanks, config.evaluate.tasks = "masked", None, [], []
+    evaluate(view(EVALUATE, config), folder / "text", folder / "data", folder / "tokenizer", trained(folder, config), tmp_path,
+             print)
     assert "evaluate.mirror" in json.loads((tmp_path / "scores.json").read_text())["minimal_pairs"]["skipped"]
+
+
+def test_too_little_memory_makes_smaller_batches_and_the_same_scores(prepared, tmp_path, monkeypatch):
+    folder, config = prepared
+    config.objective.type, config.evaluate.mirror, config.evaluate.tasks = "masked", None, []
+    ask = folder / "text", folder / "data", folder / "tokenizer", trained(folder, config)
+    (tmp_path / "plain").mkdir(), (tmp_path / "scarce").mkdir()
+    evaluate(view(EVALUATE, config), *ask, tmp_path / "plain", print)
+    sizes, plain, said = [], cram.evaluate.stage.score_heldout, []
+
+    def scarce(*arguments, batch_tokens, **how):
+        sizes.append(batch_tokens)
+        if batch_tokens > 600:
+            raise torch.OutOfMemoryError("no room")
+        return plain(*arguments, batch_tokens=batch_tokens, **how)
+    monkeypatch.setattr(cram.evaluate.stage, "score_heldout", scarce)
+    evaluate(view(EVALUATE, config), *ask, tmp_path / "scarce", said.append)
+    assert sizes == [2048, 1024, 512] and sum("out of memory" in line for line in said) == 2
+    found, expected = (json.loads((tmp_path / name / "scores.json").read_text())["held_out"] for name in ("scarce", "plain"))
+    assert found == pytest.approx(expected)
 
 
 def test_foreign_weights_are_refused_and_nothing_is_written(prepared, tmp_path):
