@@ -30,7 +30,7 @@ MODELS = {  # between them: tied and not, biases, grouped heads, both kinds of f
 
 
 def config(causal, **more):
-    settings = dict(layers=2, width=32, heads=4, mlp_width=64, zero_init=False, init_std=0.2) | MODELS[causal] | more
+    settings = dict(layers=2, width=32, heads=4, mlp_width=64, qk_norm=True, zero_init=False, init_std=0.2) | MODELS[causal] | more
     return load("demo", [f"model.{key}={value}" for key, value in settings.items()]).model
 
 

@@ -230,7 +230,8 @@ def test_compiled_as_one_graph_once_for_all_documents(row):
 
 def gradients(attention, row, causal, autocast):
     """Mean loss and gradients of a small model over packed documents."""
-    config = load("demo", [f"model.attention={attention}", "model.width=128", "model.heads=2", "model.zero_init=false",
+    config = load("demo", [f"model.attention={attention}", "model.width=128", "model.heads=2", "model.qk_norm=true",
+                           "model.zero_init=false",
                            "model.kv_heads=1"])
     model = build(config.model, 512, causal, seed=0).to(DEVICE)
     assert model.backend == attention
