@@ -5,10 +5,8 @@ Every number comes from a file of the run: ``metrics.jsonl``, the ledger, the ma
 
 from __future__ import annotations
 
-import io
 import json
 import platform
-import re
 import shlex
 from pathlib import Path
 from typing import Any, Callable, Mapping
@@ -16,13 +14,14 @@ from typing import Any, Callable, Mapping
 from cram import __version__
 from cram.audit import Summary, read_ledger
 from cram.budget import Budget
+from cram.drawing import INK, drawing
 from cram.errors import CramError
 from cram.evaluate.benchmark_page import benchmark_table, draw, remarks, scored
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
 from cram.ledger import CATEGORIES
 from data_prep.files import replace_durably
-from cram.report_page import INK, to_html, to_markdown
+from cram.report_page import to_html, to_markdown
 from cram.schema import Config
 from cram.telemetry import read_metrics
 
@@ -71,20 +70,12 @@ def draw_curves(rows: list[dict], unigram: float) -> str:
 
     rows: of ``read_metrics``. The training loss is the mean over 1/200 of the budget, so pages stay small.
     """
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     train = [row for row in rows if row["kind"] == "train" and row["loss"] is not None]  # None: every step was skipped
     validation = [row for row in rows if row["kind"] == "validation"]
     if not train:
         raise CramError("metrics.jsonl holds no training step; run the pretrain stage again with a larger budget")
-    ink = {name: INK for name in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cram", "font.family": "sans-serif", "font.size": 11,
-                                "axes.spines.top": False, "axes.spines.right": False, **ink}):
-        figure = Figure(figsize=(6.2, 5), layout="constrained")
-        FigureCanvasSVG(figure)
-        loss, rate = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    with drawing(6.2, 5) as made:
+        loss, rate = made.figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
         loss.plot(*_smooth(train, "loss"), color="#4c8bd6", label="training (mean over 0.5% of the budget)")
         loss.plot([100 * row["progress"] for row in validation], [row["loss"] for row in validation], "o-", markersize=4,
                   color="#e0802f", label="validation")
@@ -101,9 +92,7 @@ def draw_curves(rows: list[dict], unigram: float) -> str:
         rate.set(xlabel="budget spent, %", ylabel="learning rate\n/ peak", xlim=(0, 100))
         if rate.lines:
             rate.legend(frameon=False, loc="lower left")
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+    return made.svg
 
 
 def _smooth(rows: list[dict], name: str) -> tuple[list[float], list[float]]:

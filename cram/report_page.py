@@ -10,7 +10,8 @@ import html
 import re
 from typing import Iterable
 
-INK = "#010203"  # drawn in figures where the page's text colour belongs
+from cram.drawing import INK
+
 NUMBER = r"[−\d.,%]*"  # columns of these are set flush right
 STYLE = """
 :root { color-scheme: light dark; --line: #ccc; --soft: #f4f4f2; }

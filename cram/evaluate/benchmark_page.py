@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 from typing import Any, Optional
 
+from cram.drawing import INK, drawing
 from cram.evaluate.references import beside, sources
-from cram.report_page import INK
 
 
 def benchmark_table(results: dict[str, dict]) -> tuple[list[str], list[list[str]]]:
@@ -62,17 +60,9 @@ def scored(results: dict[str, dict]) -> dict[str, dict]:
 
 def draw(results: dict[str, dict]) -> str:
     """One line a benchmark, as SVG text; INK where the text colour belongs."""
-    import matplotlib
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
     shown = scored(results)
-    ink = {name: INK for name in ("axes.edgecolor", "axes.labelcolor", "text.color", "xtick.color", "ytick.color")}
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "cram", "font.family": "sans-serif", "font.size": 11,
-                                "axes.spines.top": False, "axes.spines.right": False, **ink}):
-        figure = Figure(figsize=(6.2, 1.4 + 0.36 * len(shown)), layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.subplots()
+    with drawing(6.2, 1.4 + 0.36 * len(shown)) as made:
+        axes = made.figure.subplots()
         for y, (name, result) in enumerate(shown.items()):
             low, high = (result["low"], result["high"]) if result.get("low") is not None else (result["score"],) * 2
             axes.plot([100 * low, 100 * high], [y, y], color="#4c8bd6", linewidth=3, solid_capstyle="butt")
@@ -86,10 +76,8 @@ def draw(results: dict[str, dict]) -> str:
         axes.set(yticks=range(len(shown)), yticklabels=[short(name) for name in shown], xlabel="score, hundredths")
         axes.invert_yaxis()
         handles = dict(zip(*reversed(axes.get_legend_handles_labels())))
-        figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
+        made.figure.legend(handles.values(), handles, frameon=False, loc="outside lower center", ncols=4)
+    return made.svg
 
 
 def _hundredths(value: Any) -> str:

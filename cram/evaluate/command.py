@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Callable
 
 from cram.config import KEYS, assign, load_with_places, lookup
+from cram.drawing import INK
 from cram.errors import CramError
 from cram.evaluate.benchmark_page import benchmark_lines, benchmark_table, draw, remarks, scored
 from cram.evaluate.results import score_tasks
 from cram.evaluate.subject import Subject, open_subject
 from cram.evaluate.tasks import choose_tasks, list_tasks
-from cram.report_page import INK, to_html, to_markdown
+from cram.report_page import to_html, to_markdown
 from cram.schema import Config
 from data_prep.files import replace_durably
 

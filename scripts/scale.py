@@ -1,0 +1,11 @@
+"""Fit the loss over sizes and budgets, and recommend a size. Same as `cram scale [options]`."""
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # works without an installation, too
+
+from cram.cli import main  # noqa: E402
+
+if __name__ == "__main__":
+    sys.exit(main(["scale", *sys.argv[1:]]))
