@@ -48,7 +48,7 @@ TOOLS = {  # a module with a command of its own; of a stage with the same name w
     "quantize": ("cram.after.quantize_command", "fewer bits a weight, and what that costs: cram quantize runs/demo_gpt int4"),
     "harness": ("cram.after.harness_command", "lm-evaluation-harness on a run: cram harness runs/demo_gpt --tasks blimp"),
     "ablate": ("cram.insight.ablate.command", "answer a question by runs under equal budgets: cram ablate positions --tiny"),
-    "plan": ("cram.insight.plan.command", "what a budget will buy, before it is spent: cram plan demo, cram plan bert_day --gpu H100"),
+    "plan": ("cram.insight.plan.command", "what a budget will buy, before it is spent: cram plan bert_day --gpu H100"),
     "scale": ("cram.insight.scale.command", "fit the loss over sizes and budgets, and recommend a size: cram scale --tiny"),
     "profile": ("cram.insight.profile.command", "where the time of a step goes, module by module: cram profile demo"),
     "compare": ("cram.insight.compare.command", "runs side by side: cram compare runs/demo runs/mine"),
