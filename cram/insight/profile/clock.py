@@ -1,0 +1,76 @@
+"""Time by turns: each moment of a step is charged to whoever's turn it is, so that the parts add up to the whole."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import defaultdict
+from typing import Any, Callable, Iterator
+
+from cram.insight.profile.step import Step
+from cram.insight.profile.watch import LOOKING, Label, Watch, places
+
+
+class Tape:
+    """Marks in time. On the CPU by its clock; on a card by events in its stream, so that nothing waits."""
+
+    def __init__(self, kind: str):
+        self.kind, self.marks = kind, []
+
+    def mark(self, label: Label) -> None:
+        """What follows is this one's."""
+        self.marks.append((label, now(self.kind)))
+
+    def seconds(self) -> dict[Label, float]:
+        """By label, without what the profiler took for itself. On a card: wait for it before."""
+        total: dict[Label, float] = defaultdict(float)
+        for (label, start), (_, end) in zip(self.marks, self.marks[1:]):
+            if label != LOOKING:
+                total[label] += between(start, end)
+        return dict(total)
+
+
+def now(kind: str) -> Any:
+    """A mark: seconds, or on a card an event."""
+    if kind != "cuda":
+        return time.perf_counter()
+    import torch
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def between(start: Any, end: Any) -> float:
+    """Seconds between two marks."""
+    return end - start if isinstance(end, float) else start.elapsed_time(end) / 1e3
+
+
+@contextlib.contextmanager
+def watching(step: Step, switched: Callable[[Label], None]) -> Iterator[Watch]:
+    """The watch over a step's functions, which begins with a turn of the rest."""
+    watch = Watch(switched)
+    with watch.on(places(step.learner, step.batches)):
+        yield watch
+
+
+def time_steps(step: Step, steps: int) -> tuple[list[float], list[dict[Label, float]]]:
+    """Seconds of ``steps`` steps that nobody looks at, and as many, in turns with them, by label."""
+    plain, looked_at = [], []
+    for _ in range(steps):
+        plain.append(step.seconds())
+        tape = Tape(step.device.kind)
+        with watching(step, tape.mark) as watch:
+            watch.turn(Label("forward", "rest"))
+            step()
+            watch.turn(LOOKING)
+        step.wait()
+        looked_at.append(tape.seconds())
+    return plain, looked_at
+
+
+def faster_half(plain: list[float], looked_at: list[dict[Label, float]]) -> tuple[float, dict[Label, float]]:
+    """Mean seconds over the faster half of the steps of each: neighbours only add, and means add up as medians do not."""
+    half = (len(plain) + 1) // 2
+    best = sorted(looked_at, key=lambda labels: sum(labels.values()))[:half]
+    labels = dict.fromkeys(label for labels in best for label in labels)
+    return sum(sorted(plain)[:half]) / half, {label: sum(labels.get(label, 0.0) for labels in best) / half for label in labels}
