@@ -1,0 +1,89 @@
+"""What this machine can do at best: matrix products, memory, and how long the least operation takes. Measured here.
+
+The limits of the roofline (Williams et al. 2009; for language models Yuan et al. 2024, arXiv 2402.16363).
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Callable, NamedTuple, Optional
+
+import torch
+
+from cram.device import Device
+
+# Bytes a second of the card's memory, from NVIDIA's data sheets (SXM versions where there are several).
+BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "A10": 600e9, "L40S": 864e9, "L40": 864e9, "L4": 300e9,
+             "RTX 4090": 1008e9, "RTX 3090": 936e9, "A6000": 768e9, "T4": 320e9, "V100": 900e9}
+SIDE = {"cuda": 8192, "cpu": 1024}          # of the square matrices
+LARGE = {"cuda": 2**30, "cpu": 2**28}       # bytes copied: more than any cache holds
+SMALL = {"cuda": 2**23, "cpu": 2**18}       # and what fits into one
+BEST_OF, TINY_CALLS = 8, 500
+
+
+class Machine(NamedTuple):
+    """flops: of a large matrix product a second, in the precision of the run; bandwidth, cache_bandwidth: bytes a second read
+    and written; call_seconds: of an operation on a single number. sheet_*: what the card's data sheet promises, or None."""
+
+    precision: str
+    flops: float
+    bandwidth: float
+    cache_bandwidth: float
+    call_seconds: float
+    sheet_flops: Optional[float] = None
+    sheet_bandwidth: Optional[float] = None
+
+    def floor(self, flops: float, moved: float) -> float:
+        """Seconds that so many FLOPs and bytes take at least."""
+        return max(flops / self.flops, moved / self.bandwidth)
+
+    def bound(self, calls: int, flops: float, moved: float) -> str:
+        """What limits an operation: compute, memory, or the overhead of being called."""
+        seconds = {"compute": flops / self.flops, "memory": moved / self.bandwidth, "overhead": calls * self.call_seconds}
+        return max(seconds, key=seconds.__getitem__)
+
+
+def measure_machine(device: Device) -> Machine:
+    """A second or two; the best of several, since neighbours only slow down."""
+    kind, side = device.kind, SIDE[device.kind]
+    a, b = (torch.randn(side, side, device=kind, dtype=device.dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    seconds = best(lambda: torch.mm(a, b, out=product), kind)
+    sheet = next((value for card, value in BANDWIDTH.items() if card in device.name), None) if kind == "cuda" else None
+    return Machine(str(device.dtype).removeprefix("torch."), 2 * side**3 / seconds, copied(LARGE[kind], kind),
+                   copied(SMALL[kind], kind, calls=50), tiny(kind), device.peak_flops, sheet)
+
+
+def copied(size: int, kind: str, calls: int = 1) -> float:
+    """Bytes a second, read and written, of copies of ``size`` bytes."""
+    source = torch.ones(size // 4, device=kind)
+    target = torch.ones_like(source)
+
+    def copy() -> None:
+        for _ in range(calls):
+            target.copy_(source)
+    return 2 * calls * size / best(copy, kind)
+
+
+def tiny(kind: str) -> float:
+    """Seconds of one operation on a single number: all of it overhead."""
+    x = torch.zeros(1, device=kind)
+
+    def call() -> None:
+        for _ in range(TINY_CALLS):
+            x.add_(1)
+    with torch.no_grad():
+        return best(call, kind) / TINY_CALLS
+
+
+def best(function: Callable[[], object], kind: str) -> float:
+    """Least seconds of a call."""
+    wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    taken = []
+    for _ in range(BEST_OF):
+        wait()
+        started = time.perf_counter()
+        function()
+        wait()
+        taken.append(time.perf_counter() - started)
+    return min(taken)
