@@ -79,8 +79,8 @@ def advise(module: str, cause: str, facts: dict) -> str:
         return (f"it is paid once a step whatever the batch, so twice train.batch_tokens={facts['batch_tokens']:,} halves its "
                 "share (and the number of steps)" + ("; optimizer.type=adamw computes no matrix products" if module == "Muon" else ""))
     if module == HEAD:
-        less = "a smaller tokenizer.vocab_size than {vocabulary:,}".format(**facts) + (
-            f", or a lower objective.mask_rate, shrinks it" if facts["masked"] else " shrinks it")
+        less = f"a smaller tokenizer.vocab_size than {facts['vocabulary']:,}" + (
+            ", or a lower objective.mask_rate, shrinks it" if facts["masked"] else " shrinks it")
         if facts["loss"] == "plain" and cause == "memory":
             return f"all logits are written and read several times, train.loss=chunked keeps them in chunks; {less}"
         return less
@@ -98,7 +98,8 @@ def advise(module: str, cause: str, facts: dict) -> str:
     if cause == "memory":
         return "it moves more than it computes; a lower train.precision moves half as much where the device has it" \
             if facts["precision"] == "float32" else "it moves more than it computes; nothing short of another kernel helps"
-    wider = f"a larger train.micro_batch_tokens than {facts['micro_tokens']:,} or a wider model comes nearer"
+    key = "micro_batch_tokens" if facts["micro_tokens"] < facts["batch_tokens"] else "batch_tokens"
+    wider = f"a larger train.{key} than {facts['micro_tokens']:,}, or a wider model, comes nearer"
     if facts["device"] == "cuda" and facts["precision"] == "float32":
         return "train.precision=bf16 uses the tensor cores"
     return f"its matrix products are too small to reach the rate of large ones; {wider}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shlex
 from pathlib import Path
 from typing import Callable
@@ -11,7 +12,7 @@ from typing import Callable
 from cram.config import load
 from cram.errors import CramError
 
-STEPS = 8
+STEPS = 12
 
 
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable[[str], None]) -> int:
@@ -29,6 +30,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                   [text for text in options.settings if "=" in text])
     out = options.out or Path(config.out) / config.name / "profile"
     refuse_files(out, options.trace)
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # torch's profiler talks on standard error; read as torch is imported
     from cram.insight.profile.measure import profile
     from cram.insight.profile.page import lines, write
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from cram.drawing import BLUE, BROWN, GREEN, INK, ORANGE, RED, VIOLET, drawing
 
 PHASE_COLOURS = {"data": BROWN, "forward": BLUE, "backward": ORANGE, "recompute": RED, "optimizer": GREEN}
@@ -48,16 +50,18 @@ def draw_roofline(operations: list[dict], machine: dict) -> str:
                 axes.annotate(f"{name} {bandwidth / 1e9:,.0f} GB/s", (low, bandwidth * low), (4, 10 if name == "cache" else 6),
                               textcoords="offset points", fontsize=8, rotation=0)
         axes.plot([low, high], [flops, flops], color=INK, linewidth=1.2)
-        axes.annotate(f"{flops / 1e9:,.0f} GFLOP/s, {machine['precision']}", (high, flops), (-2, 4), textcoords="offset points",
-                      fontsize=8, ha="right")
+        axes.annotate(f"{flops / 1e9:,.0f} GFLOP/s, {machine['precision']}", (low, flops), (4, 4), textcoords="offset points",
+                      fontsize=8)
         for kind in dict.fromkeys(row["kind"] for row in rows):
             own = [row for row in rows if row["kind"] == kind]
             axes.scatter([row["intensity"] for row in own], [row["flops_per_second"] for row in own], label=kind,
-                         color=KIND_COLOURS[kind], s=[20 + 260 * row["ms"] / rows[0]["ms"] for row in own], alpha=0.75)
-        for number, row in enumerate(rows, start=1):
-            axes.annotate(str(number), (row["intensity"], row["flops_per_second"]), fontsize=8, ha="center", va="center")
+                         color=KIND_COLOURS[kind], s=[10 + 80 * row["ms"] / rows[0]["ms"] for row in own], alpha=0.8, linewidths=0)
+        for number, row in enumerate(rows, start=1):  # around the points, each in a direction of its own
+            away = 17 * math.cos(2.4 * number), 17 * math.sin(2.4 * number)
+            axes.annotate(str(number), (row["intensity"], row["flops_per_second"]), away, textcoords="offset points", fontsize=8,
+                          ha="center", va="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": INK})
         axes.set_xlim(low, high)
-        axes.set_ylim(min([row["flops_per_second"] for row in rows] + [flops]) / 4, flops * 2.5)
+        axes.set_ylim(min([row["flops_per_second"] for row in rows] + [flops]) / 4, flops * 3)
         axes.set(xlabel="FLOPs a byte", ylabel="FLOP/s")
         axes.legend(frameon=False, fontsize=8, loc="lower right", markerscale=0.6)
     return made.svg

@@ -6,7 +6,7 @@ The limits of the roofline (Williams et al. 2009; for language models Yuan et al
 from __future__ import annotations
 
 import time
-from typing import Callable, NamedTuple, Optional
+from typing import Callable, Iterator, NamedTuple, Optional
 
 import torch
 
@@ -15,10 +15,10 @@ from cram.device import Device
 # Bytes a second of the card's memory, from NVIDIA's data sheets (SXM versions where there are several).
 BANDWIDTH = {"H200": 4.8e12, "H100": 3.35e12, "A100": 2.04e12, "A10": 600e9, "L40S": 864e9, "L40": 864e9, "L4": 300e9,
              "RTX 4090": 1008e9, "RTX 3090": 936e9, "A6000": 768e9, "T4": 320e9, "V100": 900e9}
-SIDE = {"cuda": 8192, "cpu": 1024}          # of the square matrices
-LARGE = {"cuda": 2**30, "cpu": 2**28}       # bytes copied: more than any cache holds
+SIDES = {"cuda": (4096, 8192), "cpu": (256, 512, 1024)}   # of the square matrices; the best of them counts
+LARGE = {"cuda": 2**30, "cpu": 2**26}       # bytes copied: more than any cache holds
 SMALL = {"cuda": 2**23, "cpu": 2**18}       # and what fits into one
-BEST_OF, TINY_CALLS = 8, 500
+LEAST_SECONDS, BEST_OF, TINY_CALLS = 0.25, 8, 500
 
 
 class Machine(NamedTuple):
@@ -44,14 +44,26 @@ class Machine(NamedTuple):
 
 
 def measure_machine(device: Device) -> Machine:
-    """A second or two; the best of several, since neighbours only slow down."""
-    kind, side = device.kind, SIDE[device.kind]
-    a, b = (torch.randn(side, side, device=kind, dtype=device.dtype) for _ in range(2))
-    product = torch.empty_like(a)
-    seconds = best(lambda: torch.mm(a, b, out=product), kind)
+    """Two seconds; the best of many, since neighbours only slow down."""
+    kind = device.kind
+    flops = max(2 * side**3 / seconds for side, seconds in products(device))
     sheet = next((value for card, value in BANDWIDTH.items() if card in device.name), None) if kind == "cuda" else None
-    return Machine(str(device.dtype).removeprefix("torch."), 2 * side**3 / seconds, copied(LARGE[kind], kind),
+    return Machine(str(device.dtype).removeprefix("torch."), flops, copied(LARGE[kind], kind),
                    copied(SMALL[kind], kind, calls=50), tiny(kind), device.peak_flops, sheet)
+
+
+def better(one: Machine, other: Machine) -> Machine:
+    """Of two measurements the better of each: the limits do not change, the neighbours do."""
+    rates = {name: max(getattr(one, name), getattr(other, name)) for name in ("flops", "bandwidth", "cache_bandwidth")}
+    return one._replace(call_seconds=min(one.call_seconds, other.call_seconds), **rates)
+
+
+def products(device: Device) -> Iterator[tuple[int, float]]:
+    """(side, seconds) of square matrix products in the precision of the run."""
+    for side in SIDES[device.kind]:
+        a, b = (torch.randn(side, side, device=device.kind, dtype=device.dtype) for _ in range(2))
+        product = torch.empty_like(a)
+        yield side, best(lambda: torch.mm(a, b, out=product), device.kind)
 
 
 def copied(size: int, kind: str, calls: int = 1) -> float:
@@ -77,10 +89,10 @@ def tiny(kind: str) -> float:
 
 
 def best(function: Callable[[], object], kind: str) -> float:
-    """Least seconds of a call."""
+    """Least seconds of a call, of those of a quarter of a second, and at least 8."""
     wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
-    taken = []
-    for _ in range(BEST_OF):
+    taken: list[float] = []
+    while len(taken) < BEST_OF or sum(taken) < LEAST_SECONDS:
         wait()
         started = time.perf_counter()
         function()

@@ -11,8 +11,8 @@ from cram.device import choose_device
 from cram.errors import CramError
 from cram.insight.profile.advice import candidates, improvements
 from cram.insight.profile.assemble import by_module, by_operation, flops_account
-from cram.insight.profile.clock import faster_half, time_steps, watching
-from cram.insight.profile.machine import Machine, measure_machine
+from cram.insight.profile.clock import fastest, time_steps, watching
+from cram.insight.profile.machine import better, measure_machine
 from cram.insight.profile.memory import Storages
 from cram.insight.profile.operations import Cost, Key, Operations
 from cram.insight.profile.step import Step, prepared, refuse, text_of_the_run
@@ -36,12 +36,10 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
     device = choose_device(config.train)
     text, said = text_of_the_run(config)
     with switches_of_training(config.train, device):
-        machine = measure_machine(device)
-        say(f"{device.name}: {machine.flops / 1e9:,.0f} GFLOP/s ({machine.precision}), {machine.bandwidth / 1e9:,.0f} GB/s "
-            "measured; text: " + said)
+        say(f"{device.name}; text: {said}")
         try:
             with prepared(config, text, progress) as step:
-                record = look(step, machine, steps)
+                record = look(step, steps)
                 if trace is not None:
                     write_trace(step, trace)
                     say(f"trace: {trace} (open it in ui.perfetto.dev)")
@@ -57,11 +55,13 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
             "text": said, "progress": progress, **record}
 
 
-def look(step: Step, machine: Machine, steps: int) -> dict:
+def look(step: Step, steps: int) -> dict:
     """All that is measured of a step."""
+    machine = measure_machine(step.device)
     plain, looked_at = time_steps(step, steps)
-    seconds, times = faster_half(plain, looked_at)
+    seconds, times = fastest(plain, looked_at)
     costs, storages, micro_batches, allocator = operations(step)
+    machine = better(machine, measure_machine(step.device))
     pairs, facts = step.needed_pairs(micro_batches), facts_of(step)
     computed = sum(len(micro.ids_N) for micro in micro_batches) * step.shape.row
     facts["needed"] = 1.0 if facts["backend"] in ("triton", "varlen") else pairs / computed

@@ -133,6 +133,6 @@ def refuse(config, progress: float, steps: int) -> None:
     if not 0.0 <= progress < 1.0 or math.isnan(progress):
         raise CramError(f"--progress {progress}: a share of the budget, from 0 to less than 1")
     if steps < 2:
-        raise CramError(f"--steps {steps}: at least 2, of which the faster half counts")
+        raise CramError(f"--steps {steps}: at least 2, of which the fastest count")
     if config.train.parallel != "none":
         raise CramError(f"train.parallel={config.train.parallel}: a profile looks at one process; use train.parallel=none")
