@@ -80,11 +80,11 @@ def look(step: Step, steps: int) -> dict:
         "improvements": improvements(candidates(modules, table, facts["needed"]), 1e3 * total, facts)}
 
 
-def operations(step: Step) -> tuple[dict[Key, Cost], Storages, list, Optional[int]]:
+def operations(step: Step, looks: int = LOOKS) -> tuple[dict[Key, Cost], Storages, list, Optional[int]]:
     """The costs of a step's operations, of each the least seconds of a few looks; its storages, its micro-batches, and a card's
     own count of its peak bytes."""
     costs: dict[Key, Cost] = {}
-    for _ in range(LOOKS):
+    for _ in range(looks):
         storages = Storages(step.at_rest())
         if step.device.kind == "cuda":
             import torch
