@@ -92,7 +92,9 @@ def advise(module: str, cause: str, facts: dict) -> str:
         return (f"its operations are too small to fill the device; a larger train.micro_batch_tokens than "
                 f"{facts['micro_tokens']:,} takes fewer and larger ones")
     if cause in ("overhead", "memory") and not facts["compiled"]:
-        return "its operations move more than they compute, one after another; train.compile=on fuses them"
+        remedy = "train.compile=on fuses them" if facts["device"] == "cuda" else (
+            "train.compile=on may fuse them (on a processor look first: cram profile train.compile=on)")
+        return f"its operations move more than they compute, one after another; {remedy}"
     if cause == "overhead":
         return "its operations are too small to fill the device; a larger train.batch_tokens, or a wider model, fills it"
     if cause == "memory":

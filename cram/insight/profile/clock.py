@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections import defaultdict
-from typing import Any, Callable, Iterator
+from typing import Any, Callable, Iterable, Iterator
 
 from cram.insight.profile.step import Step
 from cram.insight.profile.watch import LOOKING, Label, Watch, places
@@ -70,10 +70,19 @@ def time_steps(step: Step, steps: int) -> tuple[list[float], list[dict[Label, fl
 
 
 def fastest(plain: list[float], looked_at: list[dict[Label, float]]) -> tuple[float, dict[Label, float]]:
-    """Mean seconds over the fastest quarter of the steps of each kind, two at least: neighbours only add, and means add up as
-    medians do not."""
-    count = max(2, len(plain) // 4)
-    best = sorted(looked_at, key=lambda labels: sum(labels.values()))[:count]
+    """Mean seconds over the fastest quarter of the steps of each kind: neighbours only add, and means add up as medians do
+    not."""
+    best = sorted(looked_at, key=lambda labels: sum(labels.values()))[:quarter(len(looked_at))]
     labels = dict.fromkeys(label for labels in best for label in labels)
-    return sum(sorted(plain)[:count]) / count, {label: sum(labels.get(label, 0.0) for labels in best) / count
-                                                for label in labels}
+    return quickest(plain), {label: sum(labels.get(label, 0.0) for labels in best) / len(best) for label in labels}
+
+
+def quickest(seconds: Iterable[float]) -> float:
+    """Their mean over the fastest quarter."""
+    taken = sorted(seconds)
+    return sum(taken[:quarter(len(taken))]) / quarter(len(taken))
+
+
+def quarter(count: int) -> int:
+    """Of so many steps; two at least."""
+    return max(2, count // 4)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Callable, Optional
 
+import torch
+
 from cram.bench.measure import environment
 from cram.bench.step import switches_of_training
-from cram.device import choose_device
+from cram.device import choose_device, is_out_of_memory
 from cram.errors import CramError
 from cram.insight.profile.advice import candidates, improvements
 from cram.insight.profile.assemble import by_module, by_operation, flops_account
@@ -31,7 +33,6 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
     """
     refuse(config, progress, steps)
     if config.train.threads:
-        import torch
         torch.set_num_threads(config.train.threads)
     device = choose_device(config.train)
     text, said = text_of_the_run(config)
@@ -46,7 +47,6 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
                 wanted = step.wanted
             record["compiled"] = compiled_step(config, text, progress, steps) if wanted else None
         except RuntimeError as error:
-            from cram.device import is_out_of_memory
             if not is_out_of_memory(error):
                 raise
             raise CramError(f"out of memory: set a smaller train.micro_batch_tokens or train.batch_tokens, or a smaller model "
@@ -87,7 +87,6 @@ def operations(step: Step, looks: int = LOOKS) -> tuple[dict[Key, Cost], Storage
     for _ in range(looks):
         storages = Storages(step.at_rest())
         if step.device.kind == "cuda":
-            import torch
             torch.cuda.reset_peak_memory_stats()
         with watching(step, storages.switched) as watch, Operations(watch, storages, step.device.kind) as seen:
             watch.turn(Label("forward", "rest"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import statistics
 import tempfile
 from pathlib import Path
 from typing import Any, Optional
@@ -11,7 +10,7 @@ from typing import Any, Optional
 import torch
 from torch.profiler import ProfilerActivity, profile, record_function
 
-from cram.insight.profile.clock import watching
+from cram.insight.profile.clock import quickest, watching
 from cram.insight.profile.step import Step, prepared
 from cram.insight.profile.watch import LOOKING, Label
 from data_prep.files import replace_durably
@@ -68,8 +67,7 @@ def compiled_step(config, text, progress: float, steps: int) -> dict:
     """The same step under torch.compile, where modules are no more: its milliseconds, and its kernels by time."""
     torch.compiler.reset()
     with prepared(config, text, progress, compiled=True) as step:
-        step()
-        ms = 1e3 * statistics.median(step.seconds() for _ in range(steps))
+        ms = 1e3 * quickest(step.seconds() for _ in range(steps))
         with profile(activities=activities(step.device.kind)) as found:
             step()
             step.wait()
