@@ -61,8 +61,8 @@ def improvements(found: list[Candidate], step_ms: float, facts: dict, count: int
 
 
 def sentence(each: Candidate, step_ms: float, facts: dict) -> str:
-    return (f"{each.module} takes {each.ms:.1f} ms of {step_ms:.1f}, {each.gain_ms:.1f} ms ({each.gain_ms / step_ms:.0%} of the "
-            f"step) more than its FLOPs and bytes need here: {advise(each.module, each.cause, facts)}.")
+    return (f"{each.module} takes {each.ms:.1f} ms of {step_ms:.1f}, {each.gain_ms:.1f} ms ({each.gain_ms / step_ms:.0%} of "
+            "the step) more than its FLOPs and bytes need here: " + advise(each.module, each.cause, facts) + ".")
 
 
 def advise(module: str, cause: str, facts: dict) -> str:
@@ -72,12 +72,13 @@ def advise(module: str, cause: str, facts: dict) -> str:
         return (f"train.recompute={facts['recompute']} buys memory with it; where memory is enough, train.recompute="
                 + ("none" if facts["recompute"] == "selective" else "selective costs less and none costs nothing"))
     if module == ATTENTION and cause == "unneeded":
-        fused = "model.attention=triton skips it" if facts["device"] == "cuda" else "a CUDA card with model.attention=triton skips it"
-        return (f"only {facts['needed']:.0%} of the pairs it computes see each other; {fused}, and shorter rows "
-                "(train.sequence_length) leave less of it")
+        where = "" if facts["device"] == "cuda" else "on a CUDA card "
+        return (f"only {facts['needed']:.0%} of the pairs it computes see each other; {where}model.attention=triton skips the "
+                "others, and shorter rows (train.sequence_length) have fewer of them")
     if module in OPTIMIZERS:
+        plain = "; optimizer.type=adamw computes no matrix products" if module == "Muon" else ""
         return (f"it is paid once a step whatever the batch, so twice train.batch_tokens={facts['batch_tokens']:,} halves its "
-                "share (and the number of steps)" + ("; optimizer.type=adamw computes no matrix products" if module == "Muon" else ""))
+                f"cost a token (and the number of steps){plain}")
     if module == HEAD:
         less = f"a smaller tokenizer.vocab_size than {facts['vocabulary']:,}" + (
             ", or a lower objective.mask_rate, shrinks it" if facts["masked"] else " shrinks it")

@@ -37,7 +37,8 @@ def by_module(times: Mapping[Label, float], costs: Mapping[Key, Cost], kept: Map
         row(label)["kept_bytes"] += size
     for each in rows.values():
         each["total_ms"] = sum(each["ms"].values())
-        each |= {name: {phase: each[name][phase] for phase in PHASES if each[name].get(phase)} for name in ("ms", "flops", "bytes")}
+        for what in ("ms", "flops", "bytes"):
+            each[what] = {phase: each[what][phase] for phase in PHASES if each[what].get(phase)}
     return [rows[key] for key in sorted(rows, key=_place)]
 
 

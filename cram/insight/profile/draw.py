@@ -54,12 +54,13 @@ def draw_roofline(operations: list[dict], machine: dict) -> str:
                       fontsize=8)
         for kind in dict.fromkeys(row["kind"] for row in rows):
             own = [row for row in rows if row["kind"] == kind]
-            axes.scatter([row["intensity"] for row in own], [row["flops_per_second"] for row in own], label=kind,
-                         color=KIND_COLOURS[kind], s=[10 + 80 * row["ms"] / rows[0]["ms"] for row in own], alpha=0.8, linewidths=0)
+            areas = [10 + 80 * row["ms"] / rows[0]["ms"] for row in own]
+            axes.scatter([row["intensity"] for row in own], [row["flops_per_second"] for row in own], areas, label=kind,
+                         color=KIND_COLOURS[kind], alpha=0.8, linewidths=0)
         for number, row in enumerate(rows, start=1):  # around the points, each in a direction of its own
             away = 17 * math.cos(2.4 * number), 17 * math.sin(2.4 * number)
-            axes.annotate(str(number), (row["intensity"], row["flops_per_second"]), away, textcoords="offset points", fontsize=8,
-                          ha="center", va="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": INK})
+            axes.annotate(str(number), (row["intensity"], row["flops_per_second"]), away, textcoords="offset points",
+                          fontsize=8, ha="center", va="center", arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": INK})
         axes.set_xlim(low, high)
         axes.set_ylim(min([row["flops_per_second"] for row in rows] + [flops]) / 4, flops * 3)
         axes.set(xlabel="FLOPs a byte", ylabel="FLOP/s")

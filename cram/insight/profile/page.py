@@ -44,12 +44,10 @@ def page(record: dict, drawings: dict[str, str]) -> list[tuple]:
         ("section", "Roofline"), ("figure", "roofline", drawings["roofline"], "achieved FLOP/s of the slowest operations "
                                   "against their FLOPs a byte, under the machine's measured limits"),
         ("text", f"Limits measured here: {machine['flops'] / 1e9:,.0f} GFLOP/s ({machine['precision']}, square matrices), "
-                 f"{machine['bandwidth'] / 1e9:,.1f} GB/s from memory, {machine['cache_bandwidth'] / 1e9:,.1f} GB/s from cache, "
-                 f"{1e6 * machine['call_seconds']:.2f} µs an operation on one number." + sheet(machine)),
+                 f"{machine['bandwidth'] / 1e9:,.1f} GB/s from memory, {machine['cache_bandwidth'] / 1e9:,.1f} GB/s from "
+                 f"cache, {1e6 * machine['call_seconds']:.2f} µs an operation on one number." + sheet(machine)),
         ("table", *operation_table(record)),
-        ("text", "Attained: the time that FLOPs and bytes need at those limits, as a share of the time taken; 100% is also what "
-                 "the cache allowed above memory's limit. Elementwise work and reductions are drawn at an estimate of one FLOP a "
-                 "number, since torch's counter counts products alone. Operations are timed one by one, in a step of their own."),
+        ("text", ATTAINED),
         ("section", "FLOPs"), ("table", *flops_table(record)),
         *(("text", f"{part['part']}: {part['why']}.") for part in record["flops"] if part["why"] and (
             part["counted"] or part["formula"])),
@@ -60,6 +58,9 @@ def page(record: dict, drawings: dict[str, str]) -> list[tuple]:
     return blocks
 
 
+ATTAINED = ("Attained: the time that FLOPs and bytes need at those limits, as a share of the time taken; 100% is also what the "
+            "cache allowed above memory's limit. Elementwise work and reductions are drawn at an estimate of one FLOP a "
+            "number, since torch's counter counts products alone. Operations are timed one by one, in steps of their own.")
 MEMORY = ("Storages of tensors that operations returned; what an operation takes and gives back inside itself, and what the "
           "allocator keeps in reserve, is not in it.")
 
@@ -81,9 +82,9 @@ def summary(record: dict) -> list[str]:
             f"{setting['row']:,}; {setting['parameters']:,} parameters, {setting['blocks']} blocks, {setting['objective']}; "
             f"attention by {setting['backend']}, {setting['precision']}; at progress {record['progress']:g}. Text: "
             f"{record['text']}.{wanted}",
-            f"{step['plain_ms']:.1f} ms a step ({step['tokens_per_second']:,.0f} tokens/s), MFU {step['mfu']:.1%} of {peak}, with "
-            f"all FLOPs counted {step['hardware_flops_utilisation']:.1%}. The modules add up to {step['sum_ms']:.1f} ms: looking costs "
-            f"{step['looking']:+.1%}. Means over the fastest quarter of {step['steps']} "
+            f"{step['plain_ms']:.1f} ms a step ({step['tokens_per_second']:,.0f} tokens/s), MFU {step['mfu']:.1%} of {peak}, "
+            f"with all FLOPs counted {step['hardware_flops_utilisation']:.1%}. The modules add up to {step['sum_ms']:.1f} ms: "
+            f"looking costs {step['looking']:+.1%}. Means over the fastest quarter of {step['steps']} "
             "steps of each kind, in turns.",
             f"{setting['device_name']} ({environment['name']}), torch {environment['torch']}, {environment['date']}."]
 
@@ -114,7 +115,8 @@ def operation_table(record: dict) -> tuple[list[str], list[list[str]]]:
     """The operations that are drawn, by their numbers."""
     return ["#", "module", "operation", "phase", "ms", "FLOPs a byte", "GFLOP/s", "GB/s", "bound", "attained"], [
         [str(number), row["module"], row["kind"], SHORT[row["phase"]], f"{row['ms']:.2f}", f"{row['intensity']:.2f}",
-         f"{row['flops_per_second'] / 1e9:.1f}", f"{row['bytes'] / row['ms'] / 1e6:.1f}", row["bound"], f"{row['attained']:.0%}"]
+         f"{row['flops_per_second'] / 1e9:.1f}", f"{row['bytes'] / row['ms'] / 1e6:.1f}", row["bound"],
+         f"{row['attained']:.0%}"]
         for number, row in enumerate(numbered(record["operations"]), start=1)]
 
 

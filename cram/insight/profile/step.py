@@ -14,10 +14,9 @@ import torch
 from cram import schedule
 from cram.batches import Batches
 from cram.bench.step import RandomText
-from cram.device import Device, choose_device
+from cram.device import choose_device
 from cram.errors import CramError
 from cram.learner import Learner, hire_teacher
-from cram.objective import step_kinds
 from cram.parallel import World
 from cram.shapes import shape_at
 from cram.sizing import choose_micro_batch
@@ -44,15 +43,15 @@ class Step:
         row, train = config.train.sequence_length, config.train
         text = RandomText(vocab_size, max(self.shape.tokens, 4 * row), config.seed) if text is None else text
         self.batches = Batches(text, config.objective, row=row, seed=config.seed, device=device.kind, order=train.order)
-        self.number, self.kinds = 0, step_kinds(config.objective, 0, self.shape.tokens // self.micro_tokens)
+        self.number, self.kinds = 0, []  # of the latest step's micro-batches, whether each is causal
 
     def __call__(self, prefetch: bool = True) -> list:
         """Take the next step; its micro-batches. prefetch: as in training, a thread beside this one makes the next batch."""
-        config, shape, row = self.config, self.shape, self.config.train.sequence_length
+        shape, row = self.shape, self.config.train.sequence_length
         rows = shape.tokens // row
         micro_batches = self.batches.step(self.number, self.number * rows, rows=rows, length=shape.row, prefetch=prefetch,
                                           micro_rows=self.micro_tokens // row, mask_rate=shape.mask_rate)
-        kinds = [micro.causal for micro in micro_batches]
+        self.kinds = kinds = [micro.causal for micro in micro_batches]
         weights = {kind: kinds.count(kind) / len(kinds) / max(1, sum(m.predicted for m in micro_batches if m.causal == kind))
                    for kind in set(kinds)}
         self.learner.update(self.learner.backward(micro_batches, weights))

@@ -54,8 +54,9 @@ def gradients(step, watched):
     return found
 
 
-VARIANTS = {"masked": (), "causal": ("objective.type=causal",), "hybrid": ("objective.type=hybrid", "train.micro_batch_tokens=128"),
-            "untied": ("model.tied=false",), "chunked": ("train.loss=chunked",), "selective": ("train.recompute=selective",),
+VARIANTS = {"masked": (), "causal": ("objective.type=causal",),
+            "hybrid": ("objective.type=hybrid", "train.micro_batch_tokens=128"), "untied": ("model.tied=false",),
+            "chunked": ("train.loss=chunked",), "selective": ("train.recompute=selective",),
             "full": ("train.recompute=full",), "adamw": ("optimizer.type=adamw",), "window": ("model.window=8",),
             "extras": ("model.value_embeddings=true", "model.residual_scalars=true", "train.ema=0.9", "model.qk_norm=true",
                        "model.position=scaled_sinusoidal")}
@@ -71,7 +72,8 @@ def test_looking_changes_no_bit_of_the_gradient(small, name):
 def test_nothing_of_the_watch_stays_behind(small, fault):
     backward, attend, tape = Tensor.backward, View.attend, Tape("cpu")
     with small("train.recompute=full") as step:
-        before = {id(owner): set(vars(owner)) for owner in (*step.learner.model.modules(), step.learner, step.batches)}
+        owners = (*step.learner.model.modules(), step.learner, step.batches)
+        before = {id(owner): set(vars(owner)) for owner in owners}
         if fault:
             step.learner.guard.judge = lambda *arguments: 1 / 0
         try:
@@ -82,7 +84,7 @@ def test_nothing_of_the_watch_stays_behind(small, fault):
             assert fault
         step.learner.guard.__dict__.pop("judge", None)
         assert (Tensor.backward, View.attend) == (backward, attend)
-        assert all(set(vars(owner)) == before[id(owner)] for owner in (*step.learner.model.modules(), step.learner, step.batches))
+        assert all(set(vars(owner)) == before[id(owner)] for owner in owners)
         marks = len(tape.marks)
         step()
         assert len(tape.marks) == marks and marks > 50
@@ -90,7 +92,8 @@ def test_nothing_of_the_watch_stays_behind(small, fault):
 
 
 def totals(costs, phase=None, module=None):
-    return sum(cost.flops for key, cost in costs.items() if phase in (None, key.label.phase) and module in (None, key.label.module))
+    return sum(cost.flops for key, cost in costs.items()
+               if phase in (None, key.label.phase) and module in (None, key.label.module))
 
 
 @pytest.mark.parametrize("name", [name for name in VARIANTS if name != "chunked"])
@@ -149,7 +152,7 @@ def test_the_account_of_flops_agrees_with_the_formula_where_both_count(small):
         rows, row = 512 // 32, 32
         assert step.needed_pairs(micro_batches) == rows * row * (row + 1) // 2
         assert parts["attention"]["needed"] == 12 * 2 * 32 * rows * row * (row + 1) // 2
-        assert parts["attention"]["counted"] / parts["attention"]["formula"] == pytest.approx(14 / 6)  # 14 products' worth, not 12 / 2
+        assert parts["attention"]["counted"] / parts["attention"]["formula"] == pytest.approx(14 / 6)  # 2 + 5 products, whole
         assert parts["step"]["counted"] == totals(costs) and parts["other"]["counted"] == 0
         assert parts["step"]["formula"] == step.learner.flops(step.shape, step.kinds)
 
@@ -171,7 +174,8 @@ def test_every_part_of_a_step_has_its_turn(small):
     assert parts <= {label.module for label in labels if label.phase == "forward"}
     assert parts - {"mask, positions"} <= {label.module for label in labels if label.phase == "backward"}
     assert {"gradient clip", "guard, averages", "Muon", "AdamW"} <= {x.module for x in labels if x.phase == "optimizer"}
-    assert {x.layer for x in labels if x.module == "mlp down"} == {0, 1} and {x.layer for x in labels if x.module == "Muon"} == {None}
+    assert {x.layer for x in labels if x.module == "mlp down"} == {0, 1}
+    assert {x.layer for x in labels if x.module == "Muon"} == {None}
 
 
 @pytest.mark.parametrize("mode, again", [("none", False), ("selective", True), ("full", True)])
