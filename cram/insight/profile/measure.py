@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Callable, Optional
 
@@ -23,6 +24,7 @@ from cram.insight.profile.watch import LOOKING, PHASES, Label
 from cram.objective import predicted_fraction
 
 SCHEMA = 1
+CLOSE = 0.05  # so near to the step the sum of its modules should come
 LOOKS = 3  # at the operations of a step: of each the quickest counts
 
 
@@ -52,7 +54,20 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
             raise CramError(f"out of memory: set a smaller train.micro_batch_tokens or train.batch_tokens, or a smaller model "
                             f"({config.name})") from error
     return {"schema": SCHEMA, "what": "profile", "name": config.name, "environment": environment(device.kind),
-            "text": said, "progress": progress, **record}
+            "text": said, "progress": progress, **record, "doubts": doubts(record, device.kind)}
+
+
+def doubts(record: dict, kind: str) -> list[str]:
+    """What speaks against these figures, to be said aloud: neighbours on the processor, parts that do not add up."""
+    said, looking = [], record["step"]["looking"]
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    if kind == "cpu" and load - torch.get_num_threads() > 0.5 and load > 0.75 * cores:
+        said.append(f"The machine was busy (load average {load:.1f} on {cores} cores): times are longer, and shares of its limits "
+                    "smaller, than on an idle one.")
+    if abs(looking) > CLOSE:
+        said.append(f"The modules add up to {looking:+.1%} of the step, more than {CLOSE:.0%} away: take more --steps, or a "
+                    "quieter machine.")
+    return said
 
 
 def look(step: Step, steps: int) -> dict:

@@ -86,7 +86,8 @@ def summary(record: dict) -> list[str]:
             f"with all FLOPs counted {step['hardware_flops_utilisation']:.1%}. The modules add up to {step['sum_ms']:.1f} ms: "
             f"looking costs {step['looking']:+.1%}. Means over the fastest quarter of {step['steps']} "
             "steps of each kind, in turns.",
-            f"{setting['device_name']} ({environment['name']}), torch {environment['torch']}, {environment['date']}."]
+            f"{setting['device_name']} ({environment['name']}), torch {environment['torch']}, {environment['date']}.",
+            *record["doubts"]]
 
 
 def module_table(record: dict, key: str = "modules") -> tuple[list[str], list[list[str]]]:

@@ -10,6 +10,7 @@ import pytest
 
 from cram.cli import main
 from cram.insight.profile.draw import draw_roofline, draw_time
+from cram.insight.profile.measure import doubts
 from cram.insight.profile.page import lines, page, write
 from tests.cram.running import restore_torch  # noqa: F401
 
@@ -77,6 +78,16 @@ def test_the_trace_is_json_with_our_names(profiled):
 def test_wrong_arguments_end_in_one_line(cram, tmp_path, arguments, told):
     found = cram("profile", "demo", *TINY, f"out={tmp_path}", *arguments)
     assert found.code == 2 and told in found.err and len(found.err.splitlines()) == 1 and "Traceback" not in found.err
+
+
+def test_doubts_are_said_aloud(monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("torch.get_num_threads", lambda: 2)
+    for load, looking, told in ((1.0, 0.01, []), (2.2, -0.04, []), (9.0, 0.01, ["busy"]), (9.0, -0.2, ["busy", "add up"])):
+        monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
+        said = doubts({"step": {"looking": looking}}, "cpu")
+        assert len(said) == len(told) and all(word in line for word, line in zip(told, said))
+        assert not doubts({"step": {"looking": 0.0}}, "cuda")
 
 
 def test_json_is_all_that_is_printed_when_asked(cram, tmp_path, monkeypatch):
