@@ -67,7 +67,7 @@ def sentence(each: Candidate, step_ms: float, facts: dict) -> str:
 
 def advise(module: str, cause: str, facts: dict) -> str:
     """The remedy in words. facts: device ("cpu", "cuda"), loss, recompute, vocabulary, micro_tokens, batch_tokens, needed
-    (share of attention's FLOPs), predicted (share of positions), masked (bool), compiled (bool), backend, precision."""
+    (share of attention's FLOPs), head_dim, masked (bool), compiled (bool), backend, precision."""
     if module == RECOMPUTATION:
         return (f"train.recompute={facts['recompute']} buys memory with it; where memory is enough, train.recompute="
                 + ("none" if facts["recompute"] == "selective" else "selective costs less and none costs nothing"))
@@ -75,6 +75,9 @@ def advise(module: str, cause: str, facts: dict) -> str:
         where = "" if facts["device"] == "cuda" else "on a CUDA card "
         return (f"only {facts['needed']:.0%} of the pairs it computes see each other; {where}model.attention=triton skips the "
                 "others, and shorter rows (train.sequence_length) have fewer of them")
+    if module == ATTENTION and cause == "compute":
+        return (f"it stays below the rate of large matrix products, with heads of {facts['head_dim']} numbers; fewer and wider "
+                "ones (model.heads) come nearer")
     if module in OPTIMIZERS:
         plain = "; optimizer.type=adamw computes no matrix products" if module == "Muon" else ""
         return (f"it is paid once a step whatever the batch, so twice train.batch_tokens={facts['batch_tokens']:,} halves its "

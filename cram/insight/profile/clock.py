@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from collections import defaultdict
 from typing import Any, Callable, Iterable, Iterator
 
+from cram.insight.profile.marks import between, now
 from cram.insight.profile.step import Step
 from cram.insight.profile.watch import LOOKING, Label, Watch, places
 
 
 class Tape:
-    """Marks in time. On the CPU by its clock; on a card by events in its stream, so that nothing waits."""
+    """Marks in time, and whose it was from each to the next. clock: as for ``marks.now``."""
 
-    def __init__(self, kind: str):
-        self.kind, self.marks = kind, []
+    def __init__(self, clock: str):
+        self.clock = clock
+        self.marks: list[tuple[Label, Any]] = []
 
     def mark(self, label: Label) -> None:
         """What follows is this one's."""
-        self.marks.append((label, now(self.kind)))
+        self.marks.append((label, now(self.clock)))
 
     def seconds(self) -> dict[Label, float]:
         """By label, without what the profiler took for itself. On a card: wait for it before."""
@@ -28,21 +29,6 @@ class Tape:
             if label != LOOKING:
                 total[label] += between(start, end)
         return dict(total)
-
-
-def now(kind: str) -> Any:
-    """A mark: seconds, or on a card an event."""
-    if kind != "cuda":
-        return time.perf_counter()
-    import torch
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def between(start: Any, end: Any) -> float:
-    """Seconds between two marks."""
-    return end - start if isinstance(end, float) else start.elapsed_time(end) / 1e3
 
 
 @contextlib.contextmanager
@@ -59,7 +45,7 @@ def time_steps(step: Step, steps: int) -> tuple[list[float], list[dict[Label, fl
     looked_at: list[dict[Label, float]] = []
     for _ in range(steps):
         plain.append(step.seconds())
-        tape = Tape(step.device.kind)
+        tape = Tape(step.clock)
         with watching(step, tape.mark) as watch:
             watch.turn(Label("forward", "rest"))
             step()

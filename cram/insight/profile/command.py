@@ -23,6 +23,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                         help="the step at this share of the budget, which decides batch, rows, masks and depth (0)")
     parser.add_argument("--layers", action="store_true", help="the table block by block, not summed over blocks")
     parser.add_argument("--trace", type=Path, metavar="FILE", help="write a Chrome trace of one step (.json or .json.gz)")
+    parser.add_argument("--thread-time", action="store_true",
+                        help="what one thread computes instead of the wall's time, on a shared machine (train.threads=1)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="folder for the page (default: profile/ in the run's)")
     parser.add_argument("--json", action="store_true", help="print the record as JSON and nothing else")
     options = parser.parse_intermixed_args(arguments)
@@ -35,7 +37,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     from cram.insight.profile.page import lines, write
 
     tell = (lambda line: None) if options.json else say
-    record = profile(config, progress=options.progress, steps=options.steps, trace=options.trace, say=tell)
+    record = profile(config, progress=options.progress, steps=options.steps, trace=options.trace, say=tell,
+                     thread_time=options.thread_time)
     record["command"] = shlex.join(["cram", "profile", *arguments])
     write(record, out)
     if options.json:

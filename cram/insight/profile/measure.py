@@ -28,12 +28,14 @@ CLOSE = 0.05  # so near to the step the sum of its modules should come
 LOOKS = 3  # at the operations of a step: of each the quickest counts
 
 
-def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: Callable[[str], None]) -> dict:
+def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: Callable[[str], None],
+            thread_time: bool = False) -> dict:
     """The record, ready for JSON. steps: that nobody looks at, and as many that are timed. Writes the trace when asked.
+    thread_time: not the wall's time but what one thread has computed.
 
     Raises CramError for what cannot be profiled, and when memory runs out.
     """
-    refuse(config, progress, steps)
+    refuse(config, progress, steps, thread_time)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     device = choose_device(config.train)
@@ -41,29 +43,29 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
     with switches_of_training(config.train, device):
         say(f"{device.name}; text: {said}")
         try:
-            with prepared(config, text, progress) as step:
+            with prepared(config, text, progress, clock="thread" if thread_time else None) as step:
                 record = look(step, steps)
                 if trace is not None:
                     write_trace(step, trace)
                     say(f"trace: {trace} (open it in ui.perfetto.dev)")
                 wanted = step.wanted
-            record["compiled"] = compiled_step(config, text, progress, steps) if wanted else None
+            record["compiled"] = compiled_step(config, text, progress, steps, step.clock) if wanted else None
         except RuntimeError as error:
             if not is_out_of_memory(error):
                 raise
             raise CramError(f"out of memory: set a smaller train.micro_batch_tokens or train.batch_tokens, or a smaller model "
                             f"({config.name})") from error
     return {"schema": SCHEMA, "what": "profile", "name": config.name, "environment": environment(device.kind),
-            "text": said, "progress": progress, **record, "doubts": doubts(record, device.kind)}
+            "text": said, "progress": progress, **record, "doubts": doubts(record)}
 
 
-def doubts(record: dict, kind: str) -> list[str]:
+def doubts(record: dict) -> list[str]:
     """What speaks against these figures, to be said aloud: neighbours on the processor, parts that do not add up."""
     said, looking = [], record["step"]["looking"]
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if kind == "cpu" and load - torch.get_num_threads() > 0.5 and load > 0.75 * cores:
-        said.append(f"The machine was busy (load average {load:.1f} on {cores} cores): times are longer, and shares of its limits "
-                    "smaller, than on an idle one.")
+    if record["step"]["clock"] == "cpu" and load - torch.get_num_threads() > 0.5 and load > 0.75 * cores:
+        said.append(f"The machine was busy (load average {load:.1f} on {cores} cores): times are longer, and shares of its "
+                    "limits smaller, than on an idle one.")
     if abs(looking) > CLOSE:
         said.append(f"The modules add up to {looking:+.1%} of the step, more than {CLOSE:.0%} away: take more --steps, or a "
                     "quieter machine.")
@@ -86,6 +88,7 @@ def look(step: Step, steps: int) -> dict:
     peak = machine.sheet_flops or machine.flops
     return {
         "step": {"plain_ms": 1e3 * seconds, "sum_ms": 1e3 * total, "looking": total / seconds - 1, "steps": steps,
+                 "clock": step.clock,
                  "ms": {phase: 1e3 * sum(t for label, t in times.items() if label.phase == phase) for phase in PHASES},
                  "tokens": step.shape.tokens, "tokens_per_second": step.shape.tokens / seconds,
                  "mfu": formula / seconds / peak, "hardware_flops_utilisation": flops[-1]["counted"] / seconds / peak},
@@ -103,7 +106,7 @@ def operations(step: Step, looks: int = LOOKS) -> tuple[dict[Key, Cost], Storage
         storages = Storages(step.at_rest())
         if step.device.kind == "cuda":
             torch.cuda.reset_peak_memory_stats()
-        with watching(step, storages.switched) as watch, Operations(watch, storages, step.device.kind) as seen:
+        with watching(step, storages.switched) as watch, Operations(watch, storages, step.clock) as seen:
             watch.turn(Label("forward", "rest"))
             micro_batches = step(prefetch=False)
             watch.turn(LOOKING)
@@ -125,6 +128,7 @@ def facts_of(step: Step) -> dict:
             "parameters": step.learner.model.parameter_count(), "vocabulary": step.learner.model.vocab_size,
             "objective": config.objective.type, "masked": bool(masked), "predicted": predicted,
             "batch_tokens": shape.tokens, "micro_tokens": step.micro_tokens, "row": shape.row, "blocks": shape.layers,
+            "head_dim": config.model.width // config.model.heads,
             "backend": step.learner.model.backend, "loss": config.train.loss, "recompute": config.train.recompute}
 
 

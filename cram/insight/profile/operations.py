@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
-from cram.insight.profile.clock import between, now
+from cram.insight.profile.marks import between, now
 from cram.insight.profile.memory import Storages
 from cram.insight.profile.watch import Label, Watch
 
@@ -61,19 +61,19 @@ class Cost:
 
 
 class Operations(TorchDispatchMode):
-    """``costs``: by whose turn it was, kind and name. storages: what it tells of every output. device: "cpu" or "cuda"."""
+    """``costs``: by whose turn it was, kind and name. storages: what it tells of every output. clock: as for ``marks.now``."""
 
-    def __init__(self, watch: Watch, storages: Storages, device: str):
+    def __init__(self, watch: Watch, storages: Storages, clock: str):
         super().__init__()
-        self.watch, self.storages, self.device = watch, storages, device
+        self.watch, self.storages, self.clock = watch, storages, clock
         self.costs: dict[Key, Cost] = defaultdict(Cost)
         self._marks: list[tuple[Key, Any, Any]] = []
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         options, label = options or {}, self.watch.label
-        start = now(self.device)
+        start = now(self.clock)
         out = function(*arguments, **options)
-        end = now(self.device)
+        end = now(self.clock)
         for made in tensors(out):
             self.storages.saw(made, label)
         packet = function._overloadpacket

@@ -77,11 +77,12 @@ def summary(record: dict) -> list[str]:
     """What was looked at, and the whole."""
     step, setting, environment = record["step"], record["setting"], record["environment"]
     peak = "the data sheet's peak" if record["machine"]["sheet_flops"] else "the peak measured here"
+    clock = " Times are what one thread computed, so what neighbours took is not in them." * (step["clock"] == "thread")
     wanted = " Modules are those of the eager model, since compiling dissolves them." if setting["compiled"] else ""
     return [f"One step of {setting['batch_tokens']:,} tokens in micro-batches of {setting['micro_tokens']:,}, rows of "
             f"{setting['row']:,}; {setting['parameters']:,} parameters, {setting['blocks']} blocks, {setting['objective']}; "
             f"attention by {setting['backend']}, {setting['precision']}; at progress {record['progress']:g}. Text: "
-            f"{record['text']}.{wanted}",
+            f"{record['text']}.{wanted}{clock}",
             f"{step['plain_ms']:.1f} ms a step ({step['tokens_per_second']:,.0f} tokens/s), MFU {step['mfu']:.1%} of {peak}, "
             f"with all FLOPs counted {step['hardware_flops_utilisation']:.1%}. The modules add up to {step['sum_ms']:.1f} ms: "
             f"looking costs {step['looking']:+.1%}. Means over the fastest quarter of {step['steps']} "

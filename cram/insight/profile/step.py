@@ -14,7 +14,7 @@ import torch
 from cram import schedule
 from cram.batches import Batches
 from cram.bench.step import RandomText
-from cram.device import choose_device
+from cram.device import choose_device, device_kind
 from cram.errors import CramError
 from cram.learner import Learner, hire_teacher
 from cram.parallel import World
@@ -27,11 +27,12 @@ class Step:
 
     text: ``Shards``, or None for random tokens in documents of realistic lengths. progress: share of the budget spent, which
     decides batch, row length, mask rate, window, depth and learning rate. compiled: as the configuration says, or never.
+    clock: as for ``marks.now``; None for the device's own.
     """
 
-    def __init__(self, config, text=None, progress: float = 0.0, compiled: bool = False):
+    def __init__(self, config, text=None, progress: float = 0.0, compiled: bool = False, clock: Optional[str] = None):
         device = choose_device(config.train)
-        self.config, self.wanted = config, device.compile
+        self.config, self.wanted, self.clock = config, device.compile, clock or device.kind
         self.device = dataclasses.replace(device, compile=device.compile and compiled)
         vocab_size = config.tokenizer.vocab_size if text is None else text.vocab_size
         teacher = hire_teacher(config, vocab_size, device.kind)
@@ -66,11 +67,12 @@ class Step:
 
     def seconds(self) -> float:
         """Of one step that nobody looks at."""
+        read = time.thread_time if self.clock == "thread" else time.perf_counter
         self.wait()
-        started = time.perf_counter()
+        started = read()
         self()
         self.wait()
-        return time.perf_counter() - started
+        return read() - started
 
     def needed_pairs(self, micro_batches: list) -> int:
         """Pairs of tokens that see each other, over all micro-batches: what attention has to compute."""
@@ -102,9 +104,9 @@ class Step:
 
 
 @contextlib.contextmanager
-def prepared(config, text=None, progress: float = 0.0, compiled: bool = False) -> Iterator[Step]:
+def prepared(config, text=None, progress: float = 0.0, compiled: bool = False, clock: Optional[str] = None) -> Iterator[Step]:
     """A step, warmed up by one: optimizers have their state."""
-    step = Step(config, text, progress, compiled)
+    step = Step(config, text, progress, compiled, clock)
     try:
         step()
         yield step
@@ -127,11 +129,13 @@ def text_of_the_run(config) -> tuple[Optional[object], str]:
     return Shards(Path(plan.folder), "train"), "the run's own"
 
 
-def refuse(config, progress: float, steps: int) -> None:
+def refuse(config, progress: float, steps: int, thread_time: bool = False) -> None:
     """Raise CramError for what cannot be profiled."""
     if not 0.0 <= progress < 1.0 or math.isnan(progress):
         raise CramError(f"--progress {progress}: a share of the budget, from 0 to less than 1")
     if steps < 2:
         raise CramError(f"--steps {steps}: at least 2, of which the fastest count")
+    if thread_time and (device_kind(config.train) != "cpu" or config.train.threads != 1):
+        raise CramError("--thread-time: the time that one thread computes; use train.device=cpu train.threads=1 with it")
     if config.train.parallel != "none":
         raise CramError(f"train.parallel={config.train.parallel}: a profile looks at one process; use train.parallel=none")

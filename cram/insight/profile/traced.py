@@ -63,10 +63,10 @@ def write_trace(step: Step, path: Path) -> None:
     replace_durably(path, gzip.compress(content, mtime=0) if path.suffix == ".gz" else content)
 
 
-def compiled_step(config, text, progress: float, steps: int) -> dict:
+def compiled_step(config, text, progress: float, steps: int, clock: str) -> dict:
     """The same step under torch.compile, where modules are no more: its milliseconds, and its kernels by time."""
     torch.compiler.reset()
-    with prepared(config, text, progress, compiled=True) as step:
+    with prepared(config, text, progress, True, clock) as step:
         ms = 1e3 * quickest(step.seconds() for _ in range(steps))
         with profile(activities=activities(step.device.kind)) as found:
             step()

@@ -206,7 +206,7 @@ def test_the_fastest_steps_count_and_their_parts_add_up():
 @pytest.mark.parametrize("overrides", [(), ("objective.type=causal", "train.recompute=full", "train.micro_batch_tokens=1024")])
 def test_modules_add_up_to_the_step_that_nobody_looks_at(overrides):
     torch.set_num_threads(1)
-    with prepared(load("demo", ["train.threads=1", *overrides])) as step:
+    with prepared(load("demo", ["train.threads=1", *overrides]), clock="thread") as step:
         for _ in range(5):  # neighbours may come between, but hardly five times
             plain, times = fastest(*time_steps(step, 6))
             if math.isclose(sum(times.values()), plain, rel_tol=0.05):

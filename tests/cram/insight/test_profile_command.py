@@ -74,7 +74,8 @@ def test_the_trace_is_json_with_our_names(profiled):
     (("--steps", "1"), "--steps 1"), (("--progress", "1"), "--progress 1"), (("--progress", "nan"), "--progress nan"),
     (("--steps", "many"), "--steps"), (("model.widht=3",), "model.widht"), (("nowhere",), "nowhere"),
     (("--trace", "/nowhere/at/all.json"), "--trace"), (("train.micro_batch_tokens=3000",), "micro_batch_tokens"),
-    (("train.parallel=ddp",), "train.parallel=ddp"), (("--out", __file__), "is a file")])
+    (("train.parallel=ddp",), "train.parallel=ddp"), (("--out", __file__), "is a file"),
+    (("--thread-time", "train.threads=2"), "train.threads=1")])
 def test_wrong_arguments_end_in_one_line(cram, tmp_path, arguments, told):
     found = cram("profile", "demo", *TINY, f"out={tmp_path}", *arguments)
     assert found.code == 2 and told in found.err and len(found.err.splitlines()) == 1 and "Traceback" not in found.err
@@ -85,9 +86,9 @@ def test_doubts_are_said_aloud(monkeypatch):
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     for load, looking, told in ((1.0, 0.01, []), (2.2, -0.04, []), (9.0, 0.01, ["busy"]), (9.0, -0.2, ["busy", "add up"])):
         monkeypatch.setattr("os.getloadavg", lambda load=load: (load, 0.0, 0.0))
-        said = doubts({"step": {"looking": looking}}, "cpu")
+        said = doubts({"step": {"looking": looking, "clock": "cpu"}})
         assert len(said) == len(told) and all(word in line for word, line in zip(told, said))
-        assert not doubts({"step": {"looking": 0.0}}, "cuda")
+        assert not any(doubts({"step": {"looking": 0.0, "clock": clock}}) for clock in ("cuda", "thread"))
 
 
 def test_json_is_all_that_is_printed_when_asked(cram, tmp_path, monkeypatch):

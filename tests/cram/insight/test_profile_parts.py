@@ -156,7 +156,7 @@ def test_limits_are_measured_and_the_better_of_two_counts(monkeypatch):
 
 
 FACTS = {"device": "cpu", "loss": "plain", "recompute": "none", "vocabulary": 4096, "micro_tokens": 1024, "batch_tokens": 2048,
-         "needed": 0.4, "masked": True, "compiled": False, "precision": "float32"}
+         "needed": 0.4, "masked": True, "compiled": False, "precision": "float32", "head_dim": 32}
 
 
 def module(name, **ms):
@@ -196,6 +196,7 @@ def test_what_gains_nothing_is_not_named():
 
 @pytest.mark.parametrize("name, cause, changes, told", [
     (RECOMPUTATION, "unneeded", {"recompute": "full"}, "train.recompute=selective costs less"),
+    ("attention", "compute", {}, "model.heads"),
     (RECOMPUTATION, "unneeded", {"recompute": "selective"}, "train.recompute=none"),
     ("head + loss", "memory", {"loss": "chunked"}, "tokenizer.vocab_size"),
     ("head + loss", "memory", {"masked": True}, "objective.mask_rate"),
