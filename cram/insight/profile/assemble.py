@@ -64,13 +64,13 @@ def by_operation(costs: Mapping[Key, Cost], machine: Machine, needed: float) -> 
         floors[group] += machine.floor(cost.flops * (needed if key.kind == "attention" else 1.0), cost.bytes)
     rows = []
     for (module, phase, kind), cost in groups.items():
-        work, floor = cost.flops or cost.elementwise, floors[module, phase, kind]
+        work, floor = cost.flops or cost.elementwise, min(floors[module, phase, kind], cost.seconds)  # a cache may do better
         rows.append({"module": module, "phase": phase, "kind": kind, "calls": cost.calls, "ms": 1e3 * cost.seconds,
                      "flops": cost.flops, "elementwise": cost.elementwise, "bytes": cost.bytes, "floor_ms": 1e3 * floor,
                      "bound": machine.bound(cost.calls, cost.flops, cost.bytes),
                      "intensity": work / cost.bytes if cost.bytes else None,
                      "flops_per_second": work / cost.seconds if cost.seconds else None,
-                     "attained": min(floor / cost.seconds, 1.0) if cost.seconds else None})
+                     "attained": floor / cost.seconds if cost.seconds else None})
     return sorted(rows, key=lambda row: -row["ms"])
 
 

@@ -43,13 +43,13 @@ class Machine(NamedTuple):
         return max(seconds, key=seconds.__getitem__)
 
 
-def measure_machine(device: Device) -> Machine:
-    """Two seconds; the best of many, since neighbours only slow down."""
+def measure_machine(device: Device, clock: str) -> Machine:
+    """Two seconds; the best of many, since neighbours only slow down. clock: as for ``marks.now``."""
     kind = device.kind
-    flops = max(2 * side**3 / seconds for side, seconds in products(device))
+    flops = max(2 * side**3 / seconds for side, seconds in products(device, clock))
     sheet = next((value for card, value in BANDWIDTH.items() if card in device.name), None) if kind == "cuda" else None
-    return Machine(str(device.dtype).removeprefix("torch."), flops, copied(LARGE[kind], kind),
-                   copied(SMALL[kind], kind, calls=50), tiny(kind), device.peak_flops, sheet)
+    return Machine(str(device.dtype).removeprefix("torch."), flops, copied(LARGE[kind], kind, clock),
+                   copied(SMALL[kind], kind, clock, calls=50), tiny(kind, clock), device.peak_flops, sheet)
 
 
 def better(one: Machine, other: Machine) -> Machine:
@@ -58,15 +58,15 @@ def better(one: Machine, other: Machine) -> Machine:
     return one._replace(call_seconds=min(one.call_seconds, other.call_seconds), **rates)
 
 
-def products(device: Device) -> Iterator[tuple[int, float]]:
+def products(device: Device, clock: str) -> Iterator[tuple[int, float]]:
     """(side, seconds) of square matrix products in the precision of the run."""
     for side in SIDES[device.kind]:
         a, b = (torch.randn(side, side, device=device.kind, dtype=device.dtype) for _ in range(2))
         product = torch.empty_like(a)
-        yield side, best(lambda: torch.mm(a, b, out=product), device.kind)
+        yield side, best(lambda: torch.mm(a, b, out=product), clock)
 
 
-def copied(size: int, kind: str, calls: int = 1) -> float:
+def copied(size: int, kind: str, clock: str, calls: int = 1) -> float:
     """Bytes a second, read and written, of copies of ``size`` bytes."""
     source = torch.ones(size // 4, device=kind)
     target = torch.ones_like(source)
@@ -74,10 +74,10 @@ def copied(size: int, kind: str, calls: int = 1) -> float:
     def copy() -> None:
         for _ in range(calls):
             target.copy_(source)
-    return 2 * calls * size / best(copy, kind)
+    return 2 * calls * size / best(copy, clock)
 
 
-def tiny(kind: str) -> float:
+def tiny(kind: str, clock: str) -> float:
     """Seconds of one operation on a single number: all of it overhead."""
     x = torch.zeros(1, device=kind)
 
@@ -85,17 +85,18 @@ def tiny(kind: str) -> float:
         for _ in range(TINY_CALLS):
             x.add_(1)
     with torch.no_grad():
-        return best(call, kind) / TINY_CALLS
+        return best(call, clock) / TINY_CALLS
 
 
-def best(function: Callable[[], object], kind: str) -> float:
+def best(function: Callable[[], object], clock: str) -> float:
     """Least seconds of a call, of those of a quarter of a second, and at least 8."""
-    wait = torch.cuda.synchronize if kind == "cuda" else lambda: None
+    wait = torch.cuda.synchronize if clock == "cuda" else lambda: None
+    read = time.thread_time if clock == "thread" else time.perf_counter
     taken: list[float] = []
     while len(taken) < BEST_OF or sum(taken) < LEAST_SECONDS:
         wait()
-        started = time.perf_counter()
+        started = read()
         function()
         wait()
-        taken.append(time.perf_counter() - started)
+        taken.append(read() - started)
     return min(taken)

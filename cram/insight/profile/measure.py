@@ -74,11 +74,11 @@ def doubts(record: dict) -> list[str]:
 
 def look(step: Step, steps: int) -> dict:
     """All that is measured of a step."""
-    machine = measure_machine(step.device)
+    machine = measure_machine(step.device, step.clock)
     plain, looked_at = time_steps(step, steps)
     seconds, times = fastest(plain, looked_at)
     costs, storages, micro_batches, allocator = operations(step)
-    machine = better(machine, measure_machine(step.device))
+    machine = better(machine, measure_machine(step.device, step.clock))
     pairs, facts = step.needed_pairs(micro_batches), facts_of(step)
     computed = sum(len(micro.ids_N) for micro in micro_batches) * step.shape.row
     facts["needed"] = 1.0 if facts["backend"] in ("triton", "varlen") else pairs / computed

@@ -149,7 +149,7 @@ def test_limits_are_measured_and_the_better_of_two_counts(monkeypatch):
     monkeypatch.setattr("cram.insight.profile.machine.LEAST_SECONDS", 0.01)
     from cram.device import Device
     torch.set_num_threads(1)
-    found = measure_machine(Device("cpu", "CPU", torch.float32, False, None))
+    found = measure_machine(Device("cpu", "CPU", torch.float32, False, None), "cpu")
     assert 1e8 < found.flops < 1e14 and 1e8 < found.bandwidth < 1e13 and 1e-8 < found.call_seconds < 1e-3
     other = found._replace(flops=2 * found.flops, bandwidth=found.bandwidth / 2, call_seconds=found.call_seconds / 2)
     assert better(found, other) == better(other, found) == found._replace(flops=other.flops, call_seconds=other.call_seconds)
