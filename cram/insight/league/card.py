@@ -118,8 +118,8 @@ def read_card(path: Path) -> Card:
     if not isinstance(body, dict) or "cram_card" not in body:
         raise CramError(f"{path}: not a card; give a file that cram submit wrote")
     if type(body["cram_card"]) is not int or not 1 <= body["cram_card"] <= VERSION:
-        raise CramError(f"{path}: a card of version {body['cram_card']}, this cram reads up to {VERSION}; update cram, or have the "
-                        "card written again")
+        raise CramError(f"{path}: a card of version {body['cram_card']}, this cram reads up to {VERSION}; update cram, or have "
+                        "the card written again")
     try:
         if sign(body)["sha256"] != body.get("sha256"):
             raise CramError(f"{path}: was edited: its content does not have the sha256 that it names")

@@ -25,6 +25,8 @@ def check_sessions(card: Card) -> Iterator[str]:
         yield f"the budget is told in different ways: {', '.join(sorted(told))}"
     if rows[0]["kind"] != "open" or rows[-1]["kind"] != "close" or rows[-1].get("reason") != "finished":
         yield "the run did not finish: its ledger does not end with a closing row that says so"
+    if rows[0]["seconds"] > 1.0:
+        yield f"the ledger begins at {rows[0]['seconds']:.1f} s: a session is missing"
     for before, row in zip(rows, rows[1:]):
         if row["kind"] == "open" and before["kind"] not in ("close", "crash"):
             yield f"row {row['row']}: a session begins where none has ended: rows were removed"
@@ -47,8 +49,8 @@ def check_account(card: Card) -> Iterator[str]:
         if set(row["account"]) != set(CATEGORIES) or min(row["account"].values()) < 0:
             yield f"row {row['row']}: not the categories of a ledger"
             return
-        if abs(sum(row["account"].values()) - row["seconds"]) > ROUNDING:
-            yield f"row {row['row']}: the account adds up to {sum(row['account'].values()):.3f} s, not to {row['seconds']:.3f} s"
+        if abs((together := sum(row["account"].values())) - row["seconds"]) > ROUNDING:
+            yield f"row {row['row']}: the account adds up to {together:.3f} s, not to {row['seconds']:.3f} s"
             return
     for number, (before, row) in enumerate(zip(rows, rows[1:]), start=1):
         if row["seconds"] < before["seconds"] - ROUNDING:
@@ -63,7 +65,8 @@ def check_account(card: Card) -> Iterator[str]:
                 charge = min(charge, max(card.ledger.amount - before["seconds"], 0.0))
             if abs(charge - row["charged"]) > 1e-3:
                 yield f"row {number}: a crash was charged {row['charged']:.3f} s, not the {charge:.3f} s that the rules say"
-        if row["kind"] not in BACK and any(row["account"][name] < before["account"][name] - ROUNDING for name in CATEGORIES):
+        shrunk = any(row["account"][name] < before["account"][name] - ROUNDING for name in CATEGORIES)
+        if shrunk and row["kind"] not in BACK:
             yield f"row {number}: a category shrinks where nothing was lost"
 
 
@@ -82,7 +85,7 @@ def check_clock(card: Card) -> Iterator[str]:
                 teacher = row["account"]["teacher"] - before["account"]["teacher"]
             charged, passed = (row["seconds"] - teacher - opened[1]) / world, now - opened[0]
             if abs(passed - charged) > DRIFT + DRIFT_SHARE * charged:
-                yield (f"row {row['row']}: {passed:.1f} s had passed by the clock since the session began, but {charged:.1f} s "
+                yield (f"row {row['row']}: by the clock {passed:.1f} s had passed since the session began, but {charged:.1f} s "
                        "are charged: rows or seconds were taken out or added, or the machine slept")
                 return
             ahead = charged

@@ -41,7 +41,8 @@ def counted(card: Card) -> tuple[int, float, float]:
     found = []
     for shape in coming_shapes(0.0, settings, card.plan["micro_batch_tokens"] * card.plan["processes"]):
         model.depth, model.window = shape.layers, shape.window
-        found += [model.flops_per_token(shape.row, predicted_fraction(kind, shape.mask_rate, shape.row), kind) for kind in causal]
+        found += [model.flops_per_token(shape.row, predicted_fraction(kind, shape.mask_rate, shape.row), kind)
+                  for kind in causal]
     return model.parameter_count(), min(found), max(found)
 
 

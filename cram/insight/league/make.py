@@ -96,8 +96,8 @@ def _refuse(run: Run, records: dict[str, dict]) -> None:
     """Raise CramError for a run that no league would take."""
     ledger, folder = run.ledger, run.folder
     if not run.finished:
-        raise CramError(f"{folder}: this run is not finished ({ledger.fraction:.0%} of {ledger.budget} spent); the command that "
-                        "began it goes on with it")
+        raise CramError(f"{folder}: this run is not finished ({ledger.fraction:.0%} of {ledger.budget} spent); the command "
+                        "that began it goes on with it")
     if run.scores is None:
         raise CramError(f"{folder}: not evaluated yet; bring the run up to date with cram evaluate and its keys")
     if ledger.fraction > 1 + 1e-9:

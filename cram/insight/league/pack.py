@@ -22,7 +22,7 @@ def pack(rows: list[dict]) -> str:
     """Rows of JSON values; none of them may be an empty list."""
     names = sorted({name for row in rows for name in row})
     table = {name: _shrink([row.get(name, ABSENT) for row in rows]) for name in names}
-    return base64.b85encode(lzma.compress(_compact([len(rows), table]).encode(), preset=9)).decode()
+    return base64.b85encode(lzma.compress(_compact([len(rows), table]).encode())).decode()
 
 
 def unpack(text: str) -> list[dict]:

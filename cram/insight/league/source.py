@@ -1,4 +1,5 @@
-"""The package's own source files, by their hashes: edited code shows on a card."""
+"""The package's own source files, by their hashes: edited code shows on a card. Not those of ``cram.insight``, which look at
+runs and have no part in making them."""
 
 from __future__ import annotations
 
@@ -18,7 +19,7 @@ def source_files() -> dict[str, str]:
         for folder in map(Path, spec.submodule_search_locations or [] if spec else []):
             for path in sorted(folder.rglob("*.py")):
                 inside = path.relative_to(folder)
-                if inside.parts[0] != "_kernels":  # in a wheel the kernels lie inside cram, and have a line of their own
+                if inside.parts[0] not in ("_kernels", "insight"):  # a wheel's kernels lie inside cram, and are listed apart
                     files[f"{name}/{inside.as_posix()}"] = hashlib.sha256(path.read_bytes()).hexdigest()[:SHOWN]
     return files
 

@@ -1,0 +1,365 @@
+"""Forged cards are rejected, each for its reason. Most forgers here sign everything again (``Forgery.write``)."""
+
+import json
+import math
+from datetime import datetime, timedelta
+
+import pytest
+
+from cram.errors import CramError
+from cram.insight.league.card import read_card, sign, write_card
+from cram.insight.league.checks import contradictions
+from cram.insight.league.pack import pack
+from tests.cram.insight.league_runs import Forgery, body
+
+
+def reasons(path) -> str:
+    """All that speaks against a card, as the league says it."""
+    try:
+        return "; ".join(contradictions(read_card(path)))
+    except CramError as error:
+        return str(error)
+
+
+def shift(stamp: str, seconds: float) -> str:
+    return (datetime.fromisoformat(stamp) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+def scale(forged: Forgery, factor: float) -> None:
+    """All seconds of ledger and metrics."""
+    for row in forged.rows:
+        row["account"] = {name: round(value * factor, 6) for name, value in row["account"].items()}
+        row["seconds"] = round(sum(row["account"].values()), 6)
+    for row in forged.metrics:
+        if "spent" in row:
+            row["spent"] *= factor
+
+
+def in_two_sessions(forged: Forgery) -> Forgery:
+    """As if the run had been interrupted after its first second and gone on a minute later, losing nothing."""
+    cut = next(number for number, row in enumerate(forged.rows) if row["seconds"] > 1.5)
+    before, opened = forged.rows[cut], forged.rows[0]
+    same = {name: before[name] for name in ("at", "seconds", "account", "steps", "tokens", "flops", "energy_joules")}
+    between = [{**same, "kind": "checkpoint", "step": before["steps"]}, {**same, "kind": "close", "reason": "interrupted"},
+               {**opened, **same, "at": shift(same["at"], 60)},
+               {**same, "kind": "resume", "step": before["steps"], "lost_since_checkpoint": 0.0, "at": shift(same["at"], 60)}]
+    for row in forged.rows[cut + 1:]:
+        row["at"] = shift(row["at"], 60)
+    for row in forged.metrics:
+        row["time"] += 60 if row.get("spent", 0) > before["seconds"] else 0
+    forged.rows[cut + 1:cut + 1] = between
+    forged.cut = cut
+    forged.body["made"] = shift(forged.body["made"], 60)
+    return forged
+
+
+@pytest.mark.parametrize("name", ["clock", "steps", "causal", "other"])
+def test_honest_cards_are_accepted_also_when_signed_again(name, tmp_path):
+    write_card(tmp_path / "honest.card.json", body(name))
+    assert reasons(tmp_path / "honest.card.json") == ""
+    assert reasons(Forgery(name).write(tmp_path / "again.card.json")) == ""
+
+
+def test_an_interrupted_run_is_accepted(tmp_path):
+    assert reasons(in_two_sessions(Forgery("clock")).write(tmp_path / "two.card.json")) == ""
+
+
+# ---- forgers who sign everything again
+
+def better_score(forged):
+    held_out = forged.body["scores"]["held_out"]
+    held_out["loss"] *= 0.7
+    forged.body["scores"]["gain_over_unigram"] = 1 - held_out["loss"] / forged.body["scores"]["baselines"]["unigram"]["loss"]
+
+
+def better_score_and_gain_forgotten(forged):
+    forged.body["scores"]["held_out"]["loss"] *= 0.98
+
+
+def better_bits(forged):
+    forged.body["scores"]["held_out"]["bits_per_byte"] *= 0.7
+
+
+def impossible_accuracy(forged):
+    forged.body["scores"]["held_out"]["accuracy"] += 0.4 / forged.body["scores"]["held_out"]["predicted"]
+
+
+def loss_that_no_accuracy_allows(forged):
+    forged.body["scores"]["held_out"]["loss"] = 0.01
+
+
+def weak_baseline(forged):
+    forged.body["scores"]["baselines"]["uniform"]["loss"] *= 1.2
+
+
+def easier_text(forged):
+    forged.body["scores"]["held_out"]["documents"] += 10_000
+
+
+def part_of_the_text(forged):
+    forged.body["scores"]["held_out"]["tokens"] //= 2
+
+
+def other_objective(forged):
+    forged.body["scores"]["objective"] = "hybrid"
+
+
+def longer_training(forged):
+    for row in forged.rows:
+        row["steps"], row["tokens"], row["flops"] = row["steps"] // 2, row["tokens"] // 2, row["flops"] / 2
+
+
+def more_steps_in_the_metrics(forged):
+    for row in forged.metrics:
+        if row["kind"] in ("train", "validation"):
+            row["step"] *= 2
+
+
+def ledger_of_another_run(forged):
+    forged.rows = Forgery("other").rows
+
+
+def first_session_removed(forged):
+    in_two_sessions(forged)
+    forged.rows = forged.rows[forged.cut + 3:]
+
+
+def end_of_a_session_removed(forged):
+    in_two_sessions(forged)
+    del forged.rows[forged.cut:forged.cut + 3]
+
+
+def seconds_of_a_session_removed(forged):
+    in_two_sessions(forged)
+    gone = forged.rows[forged.cut]["account"]["steps"]
+    for row in forged.rows[forged.cut + 3:]:
+        row["account"]["steps"] = round(row["account"]["steps"] - gone, 6)
+        row["seconds"] = round(sum(row["account"].values()), 6)
+    forged.rows = [forged.rows[0], *forged.rows[forged.cut + 2:]]
+
+
+def crash_uncharged(forged):
+    in_two_sessions(forged)
+    close = forged.rows[forged.cut + 2]
+    forged.rows[forged.cut + 2] = {name: value for name, value in close.items() if name != "reason"} | {
+        "kind": "crash", "charged": 0.0}
+
+
+def lost_work_deleted(forged):
+    in_two_sessions(forged)
+    forged.rows[forged.cut + 4]["lost_since_checkpoint"] = 0.7
+
+
+def rows_removed_with_their_seconds(forged):
+    middle = len(forged.rows) // 2
+    taken = forged.rows[middle + 8]["account"]["steps"] - forged.rows[middle]["account"]["steps"]
+    for row in forged.rows[middle + 9:]:
+        row["account"]["steps"] = round(row["account"]["steps"] - taken, 6)
+        row["seconds"] = round(sum(row["account"].values()), 6)
+    del forged.rows[middle + 1:middle + 9]
+
+
+def heartbeats_removed(forged):
+    forged.rows = [row for row in forged.rows if row["kind"] != "heartbeat"]
+
+
+def seconds_halved(forged):
+    scale(forged, 0.5)
+
+
+def seconds_of_another_machine(forged):
+    scale(forged, 1e-5)
+
+
+def clock_backwards(forged):
+    row = forged.rows[len(forged.rows) // 2]
+    row["at"] = shift(row["at"], -30)
+
+
+def seconds_given_back(forged):
+    for row in forged.rows[-2:]:
+        row["account"]["steps"] -= 4
+        row["seconds"] = round(row["seconds"] - 4, 6)
+
+
+def account_that_does_not_add_up(forged):
+    forged.rows[-1]["account"]["steps"] -= 1
+
+
+def budget_relabelled_in_the_card(forged):
+    forged.body["budget"] = "5s"
+
+
+def budget_relabelled_everywhere(forged):
+    forged.set("budget", "5s")
+    forged.body["budget"] = "5s"
+    for row in forged.rows:
+        if row["kind"] == "open":
+            row["budget"] = "5s"
+
+
+def larger_budget_relabelled(forged):
+    forged.set("budget", "200 steps")
+    forged.body["budget"] = forged.rows[0]["budget"] = "200 steps"
+
+
+def tokens_inflated(forged):
+    for row in forged.rows:
+        row["tokens"] *= 2
+
+
+def flops_deflated(forged):
+    for row in forged.rows:
+        row["flops"] *= 0.5
+
+
+def flops_deflated_in_the_plan_too(forged):
+    flops_deflated(forged)
+    for row in forged.metrics:
+        if row["kind"] == "plan":
+            row["flops_per_token"] *= 0.5
+
+
+def learning_rate_changed_after(forged):
+    forged.set("optimizer.lr", 0.02)
+
+
+def model_changed_after(forged):
+    forged.set("model.layers", 4)
+
+
+def batch_changed_after(forged):
+    forged.set("train.batch_tokens", 1024)
+
+
+def seed_changed_in_the_card_alone(forged):
+    forged.body["config"]["seed"] = 7
+
+
+def teacher_left_out(forged):
+    forged.set("distill.teacher", "runs/big/pretrain")
+
+
+def schedule_of_a_larger_budget(forged):
+    for row in forged.train():
+        row["progress"] *= 0.5
+        row["lr"] = row["muon_lr"] = None
+
+
+def unfinished(forged):
+    forged.rows[-1]["reason"] = "interrupted"
+
+
+def went_on_after_the_end(forged):
+    forged.rows.append(dict(forged.rows[-1]))
+
+
+def weights_of_another_step(forged):
+    forged.body["weights"]["step"] -= 1
+
+
+def weights_not_sealed(forged):
+    forged.body["weights"]["xxh3_128"] = "0" * 32
+
+
+def record_that_ends_early(forged):
+    forged.body["progress"]["last"] = 0.8
+
+
+def other_hardware(forged):
+    forged.body["hardware"]["device"] = "NVIDIA T4"
+
+
+def written_before_the_run(forged):
+    forged.body["made"] = shift(forged.rows[0]["at"], -3600)
+
+
+def loss_below_all_training(forged):
+    """Also the validations rewritten to lead there."""
+    fall = 0.5
+    for row in forged.metrics:
+        if row["kind"] == "validation":
+            row["loss"] *= fall
+    scores = forged.body["scores"]
+    for name in ("loss", "bits_per_byte"):
+        scores["held_out"][name] *= fall
+    scores["gain_over_unigram"] = 1 - scores["held_out"]["loss"] / scores["baselines"]["unigram"]["loss"]
+
+
+SIGNED = [
+    ("steps", better_score, "validations on the way lead to"), ("clock", better_score_and_gain_forgotten, "gain over"),
+    ("causal", better_bits, "bits per byte are not"), ("clock", impossible_accuracy, "no whole number"),
+    ("clock", loss_that_no_accuracy_allows, "cannot go with"), ("clock", weak_baseline, "uniform baseline"),
+    ("clock", easier_text, "more text was scored than is held out"), ("causal", part_of_the_text, "not all their tokens"),
+    ("clock", other_objective, "scored as a hybrid"), ("causal", loss_below_all_training, "far below every training loss"),
+    ("clock", longer_training, "not the same run"), ("clock", more_steps_in_the_metrics, "not the same run"),
+    ("steps", ledger_of_another_run, "beyond|clock at step|not the same run|metrics end"),
+    ("clock", first_session_removed, "a session is missing"), ("clock", end_of_a_session_removed, "where none has ended"),
+    ("clock", seconds_of_a_session_removed, "a session begins where none|beyond the|not the same run"),
+    ("clock", crash_uncharged, "a crash was charged 0.000 s"), ("clock", lost_work_deleted, "the row tells of 0.700 s"),
+    ("clock", rows_removed_with_their_seconds, "by the clock|not the same run"),
+    ("clock", heartbeats_removed, "rows were removed"),
+    ("clock", seconds_halved, "by the clock"), ("clock", seconds_of_another_machine, "at most"),
+    ("clock", clock_backwards, "runs backwards"), ("clock", seconds_given_back, "given back"),
+    ("clock", account_that_does_not_add_up, "adds up to"),
+    ("clock", budget_relabelled_in_the_card, "told in different ways"), ("clock", budget_relabelled_everywhere, "overspent"),
+    ("steps", larger_budget_relabelled, "unspent"),
+    ("clock", tokens_inflated, "tokens in"), ("steps", flops_deflated, "where the formula says"),
+    ("steps", flops_deflated_in_the_plan_too, "the plan says"),
+    ("clock", learning_rate_changed_after, "is not the schedule's"), ("clock", model_changed_after, "parameters, the config"),
+    ("clock", batch_changed_after, "tokens in"), ("clock", seed_changed_in_the_card_alone, "another seed"),
+    ("clock", teacher_left_out, "was not charged"), ("clock", schedule_of_a_larger_budget, "another budget's schedule"),
+    ("clock", unfinished, "did not finish"), ("clock", went_on_after_the_end, "goes on after its end"),
+    ("clock", weights_of_another_step, "ends at different steps"), ("clock", weights_not_sealed, "weights are not those"),
+    ("clock", record_that_ends_early, "record of progress ends"), ("clock", other_hardware, "other hardware"),
+    ("clock", written_before_the_run, "before its run ended"),
+]
+
+
+@pytest.mark.parametrize("name, forge, reason", SIGNED, ids=[forge.__name__ for _, forge, _ in SIGNED])
+def test_a_forged_card_is_rejected(name, forge, reason, tmp_path):
+    forged = Forgery(name)
+    forge(forged)
+    found = reasons(forged.write(tmp_path / "forged.card.json"))
+    assert any(part in found for part in reason.split("|")), found
+
+
+# ---- forgers who do not
+
+
+CARELESS = {
+    "score edited": (lambda card: card["scores"]["held_out"].update(loss=0.1), False, "was edited"),
+    "score edited and signed": (lambda card: card["scores"]["held_out"].update(loss=0.1), True, "not the file that its stage"),
+    "ledger rows edited": (lambda card: card["ledger"].update(packed=pack([])), True, "do not lead to the head|not a whole"),
+    "head edited": (lambda card: card["ledger"].update(head="0" * 64), True, "do not lead to the head"),
+    "ledger of another file": (lambda card: card["ledger"].update(sha256="0" * 64), True, "not those of the file"),
+    "held-out hash edited": (lambda card: card["stages"]["data"]["files"]["validation.jsonl"].update(xxh3_128="0" * 32), True,
+                             "do not have the digest"),
+    "another run's id": (lambda card: card.update(run_id="feedc0ffee12"), True, "run's id is"),
+    "another tokenizer": (lambda card: card["stages"]["tokenizer"].update(digest="0" * 64), True, "on another tokenizer"),
+    "of the future": (lambda card: card.update(cram_card=2), True, "update cram"),
+    "not a number": (lambda card: card["scores"]["held_out"].update(loss=math.nan), None, "not JSON"),
+    "field missing": (lambda card: card.pop("weights"), True, "missing or of the wrong kind"),
+    "field of another kind": (lambda card: card["scores"].update(held_out=3), True, "missing or of the wrong kind"),
+    "no ledger": (lambda card: card.pop("ledger"), True, "not a whole card"),
+    "an absurd model": (lambda card: card["config"]["model"].update(layers=10**9), True, "no model of a card is as large"),
+    "no card": (lambda card: card.pop("cram_card"), True, "not a card"),
+}
+
+
+@pytest.mark.parametrize("what", CARELESS)
+def test_a_careless_forger_is_told_at_once(what, tmp_path):
+    change, signed, reason = CARELESS[what]
+    card, path = Forgery("clock").body, tmp_path / "careless.card.json"
+    card = sign(card)
+    change(card)
+    path.write_text(json.dumps(sign(card) if signed else card))
+    found = reasons(path)
+    assert any(part in found for part in reason.split("|")), found
+
+
+def test_a_card_cut_off_is_no_card(tmp_path):
+    path = tmp_path / "half.card.json"
+    path.write_bytes(json.dumps(sign(body("clock"))).encode()[:5000])
+    assert "not JSON" in reasons(path)
+    assert "cannot be read" in reasons(tmp_path / "none.card.json")
