@@ -24,7 +24,7 @@ SMALL = ("demo", "model.width=32", "model.heads=2", "train.sequence_length=32", 
 
 @functools.cache
 def runs() -> Path:
-    """A folder of runs on one text: ``clock`` (7 s), ``steps`` (80 steps), ``causal`` (80 steps), ``other`` (another seed)."""
+    """A folder of runs on one text: ``clock`` (8 s), ``steps`` (80 steps), ``causal`` (80 steps), ``other`` (another seed)."""
     from cram.bench.runs import bring
 
     root = Path(tempfile.mkdtemp(prefix="cram-league-tests-"))
@@ -32,7 +32,7 @@ def runs() -> Path:
     documents = [" ".join(rng.choices(WORDS, k=rng.randint(20, 120))) + "." for _ in range(400)]
     (root / "corpus.jsonl").write_text("".join('{"text": "%s"}\n' % text for text in documents))
     common = [*SMALL, f"data.files=[{root}/corpus.jsonl]", f"out={root}"]
-    for name, more in (("clock", ["budget=7s"]), ("steps", ["budget=80 steps"]), ("other", ["budget=80 steps", "seed=1"]),
+    for name, more in (("clock", ["budget=8s", "train.reserve=2"]), ("steps", ["budget=80 steps"]), ("other", ["budget=80 steps", "seed=1"]),
                        ("causal", ["budget=80 steps", "objective.type=causal"])):
         kept = [each for each in common if name != "causal" or each != "demo"]
         bring([*(["demo_gpt"] if name == "causal" else []), *kept, f"name={name}", *more], "evaluate")

@@ -187,15 +187,15 @@ def account_that_does_not_add_up(forged):
 
 
 def budget_relabelled_in_the_card(forged):
-    forged.body["budget"] = "5s"
+    forged.body["budget"] = "4s"
 
 
 def budget_relabelled_everywhere(forged):
-    forged.set("budget", "5s")
-    forged.body["budget"] = "5s"
+    forged.set("budget", "4s")
+    forged.body["budget"] = "4s"
     for row in forged.rows:
         if row["kind"] == "open":
-            row["budget"] = "5s"
+            row["budget"] = "4s"
 
 
 def larger_budget_relabelled(forged):
