@@ -53,7 +53,7 @@ def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Cal
          "training and validation loss, and the learning rate, against the budget spent"),
         *_figure("tokens", draw_tokens(rows), "training and validation loss against the tokens read"),
         ("section", "What it cost"),
-        ("figure", "account", draw_account(dict.fromkeys(CATEGORIES, 0.0) | ledger.account), "shares of the charged seconds"),
+        ("figure", "account", draw_account(ledger.account), "shares of the charged seconds"),
         *_account(config, ledger), *_figure("pace", draw_pace(rows), "tokens per second over the seconds charged"),
         *_events(rows), ("section", "Samples"), *_samples(samples), *_learning(rows),
         ("section", "Data"), *_data(data),

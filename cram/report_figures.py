@@ -7,7 +7,7 @@ rows: of ``read_metrics``. Curves are means over parts of the run, so that pages
 from __future__ import annotations
 
 import bisect
-from typing import Mapping, Optional
+from typing import Any, Mapping, Optional
 
 from cram.drawing import BLUE, BROWN, COLOURS, GREEN, INK, ORANGE, RED, drawing
 from cram.errors import CramError
@@ -102,18 +102,22 @@ def draw_pace(rows: list[dict]) -> Optional[str]:
 
 def draw_account(account: Mapping[str, float]) -> str:
     """Where the charged seconds went: one bar from none to all."""
-    whole = sum(account.values()) or 1.0
     with drawing(6.2, 1.5) as made:
-        axes, left = made.figure.subplots(), 0.0
-        for name, seconds in account.items():
-            if seconds > 0:
-                label = f"{name.replace('_', ' ')} {100 * seconds / whole:.1f}%" if seconds >= LEAST * whole else None
-                axes.barh(0, 100 * seconds / whole, left=left, color=COLOUR_OF.get(name, BROWN), label=label)
-                left += 100 * seconds / whole
-        axes.set(xlim=(0, 100), xlabel="charged seconds, %", yticks=[])
-        axes.spines["left"].set_visible(False)
-        made.figure.legend(frameon=False, loc="outside upper left", ncols=4, labelcolor=INK, fontsize=9)
+        plot_account(made.figure, account)
     return made.svg
+
+
+def plot_account(figure: Any, account: Mapping[str, float]) -> None:
+    """The bar of ``draw_account`` on a matplotlib figure."""
+    axes, left, whole = figure.subplots(), 0.0, sum(account.values()) or 1.0
+    for name, seconds in (dict.fromkeys(COLOUR_OF, 0.0) | dict(account)).items():  # in the order of the day
+        if seconds > 0:
+            label = f"{name.replace('_', ' ')} {100 * seconds / whole:.1f}%" if seconds >= LEAST * whole else None
+            axes.barh(0, 100 * seconds / whole, left=left, color=COLOUR_OF.get(name, BROWN), label=label)
+            left += 100 * seconds / whole
+    axes.set(xlim=(0, 100), xlabel="charged seconds, %", yticks=[])
+    axes.spines["left"].set_visible(False)
+    figure.legend(frameon=False, loc="outside upper left", ncols=4, labelcolor=INK, fontsize=9)
 
 
 def smooth(rows: list[dict], name: str) -> tuple[list[float], list[float]]:

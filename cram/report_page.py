@@ -26,9 +26,9 @@ h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); 
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
 .wide + .wide { margin-top: 1.2rem; } th, td { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-td { min-width: 2.5rem; } td:last-child { overflow-wrap: anywhere; }
+td:last-child:not(.n) { overflow-wrap: anywhere; min-width: 6rem; }
 pre { background: var(--soft); padding: .6rem; white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
-figure { margin: 1rem 0; overflow-x: auto; } svg { width: 100%; min-width: 26rem; height: auto; display: block; }
+figure { margin: 1rem 0; overflow-x: auto; } svg { width: 100%; min-width: 20.5rem; height: auto; display: block; }
 summary { cursor: pointer; } a { color: inherit; }
 .facts { display: grid; grid-template-columns: repeat(auto-fill, minmax(9.5rem, 1fr)); gap: .6rem; padding: 0; margin: 1rem 0;
   list-style: none; } .facts li { background: var(--soft); border-radius: .4rem; padding: .5rem .7rem; }

@@ -33,11 +33,11 @@ def league_table(members: list[Entry]) -> tuple[list[str], list[list[str]]]:
     for place, entry in enumerate(members, start=1):
         card = entry.card
         curve = [row["loss"] for row in card.rows("train") if row["loss"] is not None]
-        rows.append([str(place), entry.name, card.author, f"{card.score[1]:.4f}", sparkline(curve),
+        rows.append([str(place), entry.name, card.author, f"{card.score[1]:.4f}",
+                     "rescored" if entry.rescored else "self-consistent", sparkline(curve),
                      f"{card.ledger.own('tokens') / 1e6:,.2f}", f"{card.plan['parameters'] / 1e6:,.2f}",
-                     f"{100 * card.ledger.fraction:.1f}%", card.plan["device"],
-                     "rescored" if entry.rescored else "self-consistent"])
-    return ["", "run", "by", metric, "training loss", "tokens, M", "parameters, M", "spent", "device", "score"], rows
+                     f"{100 * card.ledger.fraction:.1f}%", card.plan["device"]])
+    return ["", "run", "by", metric, "checked", "training loss", "tokens, M", "parameters, M", "spent", "device"], rows
 
 
 def league_blocks(entries: list[Entry], command: str) -> list[tuple]:
