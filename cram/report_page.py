@@ -39,7 +39,7 @@ summary { cursor: pointer; } a { color: inherit; }
 .bad { border-color: var(--bad); } .bad b { color: var(--bad); }
 @media print { :root { color-scheme: light; } @page { margin: 16mm; } body { max-width: none; padding: 0; font-size: 11pt; }
   figure, pre, tr, .facts, .verdict { break-inside: avoid; } h1, h2, summary { break-after: avoid; }
-  .wide, figure { overflow: visible; }
+  .wide, figure { overflow: visible; } table { font-size: 8.5pt; } th, td { padding-right: .5rem; }
   svg { min-width: 0; max-height: 18cm; } details::details-content { content-visibility: visible; height: auto; }
   .facts li, pre, .verdict { background: none; border: 1px solid #ccc; } }
 """

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from data_prep.files import replace_durably
 
 VERSION = 1
 SUFFIX = ".card.json"
+WORDS, MOST_LETTERS = ("name", "author", "made", "run_id", "budget"), 200
 LARGEST = 64 * 2**20  # bytes of a card; a day's has some hundred thousand
 
 
@@ -104,6 +106,19 @@ def ledger_lines(rows: list[dict]) -> bytes:
     return b"".join(lines)
 
 
+def bare(row: dict) -> dict:
+    """A row of the ledger without what follows from the rest: its hashes, and its seconds where they are the account's sum."""
+    kept = {name: value for name, value in row.items() if name not in ("hash", "prev")}
+    if kept["seconds"] == added(kept):
+        del kept["seconds"]
+    return kept
+
+
+def added(row: dict) -> float:
+    """Seconds of all categories together, as a ledger rounds them."""
+    return round(math.fsum(row["account"].values()), 6)
+
+
 def read_card(path: Path) -> Card:
     """Read a card, as far as it can be read. Raises CramError saying what is wrong with it as a file: cut off, edited, of a
     newer version, rows that do not lead to the head it names."""
@@ -121,9 +136,11 @@ def read_card(path: Path) -> Card:
         raise CramError(f"{path}: a card of version {body['cram_card']}, this cram reads up to {VERSION}; update cram, or have "
                         "the card written again")
     try:
+        if not all(isinstance(body[name], str) and len(body[name]) <= MOST_LETTERS for name in WORDS):
+            raise CramError(f"{path}: {', '.join(WORDS)} have to be words")
         if sign(body)["sha256"] != body.get("sha256"):
             raise CramError(f"{path}: was edited: its content does not have the sha256 that it names")
-        rows = unpack(body["ledger"]["packed"])
+        rows = [row if "seconds" in row else {**row, "seconds": added(row)} for row in unpack(body["ledger"]["packed"])]
         return Card(path, body, from_dict(body["config"]), _summary(path, body, rows), unpack(body["metrics"]["packed"]))
     except CramError as error:
         raise error if str(error).startswith(str(path)) else CramError(f"{path}: {error}") from error

@@ -14,6 +14,7 @@ from cram.ledger import CATEGORIES
 ROUNDING = 2e-5           # seconds: eight numbers rounded to a millionth
 DRIFT, DRIFT_SHARE = 2.0, 0.02  # seconds, and share, that the wall clock may depart from the seconds charged
 BACK = ("resume", "rollback", "crash")  # rows after which some work is no longer the model's
+LATE = 1.0                # seconds that writing the first row of a session may take
 SPARSE = 0.25             # of the heartbeats due, fewer cannot be: they come from a thread of their own
 
 
@@ -55,9 +56,10 @@ def check_account(card: Card) -> Iterator[str]:
     for number, (before, row) in enumerate(zip(rows, rows[1:]), start=1):
         if row["seconds"] < before["seconds"] - ROUNDING:
             yield f"row {number}: seconds were given back: {before['seconds']:.3f} before, {row['seconds']:.3f} after"
-        lost = row["account"]["lost"] - before["account"]["lost"]
-        told = row.get("charged", row.get("lost_since_checkpoint", 0.0))
-        if abs(lost - told) > ROUNDING:
+        lost, told = row["account"]["lost"] - before["account"]["lost"], row.get("charged", 0.0)
+        if row["kind"] in ("resume", "rollback"):  # all since the checkpoint, of which a crash may have been charged before
+            yield from _check_return(rows, number)
+        elif abs(lost - told) > ROUNDING:
             yield f"row {number}: {lost:.3f} s more are lost, but the row tells of {told:.3f} s"
         if row["kind"] == "crash":
             charge = crash_charge(rows[:number])
@@ -68,6 +70,24 @@ def check_account(card: Card) -> Iterator[str]:
         shrunk = any(row["account"][name] < before["account"][name] - ROUNDING for name in CATEGORIES)
         if shrunk and row["kind"] not in BACK:
             yield f"row {number}: a category shrinks where nothing was lost"
+
+
+def _check_return(rows: list[dict], number: int) -> Iterator[str]:
+    """A run that goes back to a checkpoint loses what was charged since: until the session began, or until now."""
+    row, told = rows[number], rows[number]["lost_since_checkpoint"]
+    kept = next((each for each in reversed(rows[:number]) if each["kind"] == "checkpoint" and each["step"] == row["step"]), None)
+    if kept is None and row["step"]:
+        yield f"row {number}: goes back to step {row['step']:,}, of which the ledger knows no checkpoint"
+        return
+    before = kept["account"] if kept else dict.fromkeys(CATEGORIES, 0.0)
+    lost = row["account"]["lost"] - before["lost"]
+    if abs(lost - told) > ROUNDING:
+        yield f"row {number}: {lost:.3f} s are lost since the checkpoint, but the row tells of {told:.3f} s"
+    until = row if row["kind"] == "rollback" else next(each for each in reversed(rows[:number]) if each["kind"] == "open")
+    paid = row["account"]["teacher"] - before["teacher"]  # a teacher's bill is never lost
+    due = until["seconds"] - sum(before.values()) - min(paid, until["account"]["teacher"])
+    if abs(due - told) > LATE:
+        yield f"row {number}: {due:.3f} s were charged since the checkpoint, but the row tells of {told:.3f} s lost"
 
 
 def check_clock(card: Card) -> Iterator[str]:

@@ -68,8 +68,9 @@ def check_score(card: Card) -> Iterator[str]:
 def check_curve(card: Card) -> Iterator[str]:
     """The score lies where the curve leads to."""
     loss, looks, train = card.scores["held_out"]["loss"], card.rows("validation"), card.rows("train")
-    if not all(math.isfinite(row["loss"]) and row["loss"] > 0 for row in looks):
-        yield "a validation loss that is no loss"
+    losses = [row["loss"] for row in looks] + [row["loss"] for row in train if row["loss"] is not None]
+    if not all(math.isfinite(value) and value > 0 for value in losses):
+        yield "a loss in its metrics that is no loss"
         return
     if len(looks) >= 2 and card.ledger.rows[-1]["steps"]:
         last, before = looks[-1], looks[-2]

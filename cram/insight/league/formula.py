@@ -30,6 +30,8 @@ def model_of(card: Card):
             raise CramError(f"model.{name}={getattr(config.model, name)}: no model of a card is as large")
     if type(vocabulary) is not int or not 0 < vocabulary <= 1 << 24:
         raise CramError(f"a vocabulary of {vocabulary} tokens cannot be")
+    if not 0 < config.objective.mask_rate_levels <= 10_000:
+        raise CramError(f"objective.mask_rate_levels={config.objective.mask_rate_levels}: no run of a card has as many")
     with torch.device("meta"):
         return build(config.model, vocabulary, config.objective.type != "masked")
 

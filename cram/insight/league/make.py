@@ -16,7 +16,7 @@ import numpy as np
 from cram import __version__, artifacts
 from cram.config import to_dict
 from cram.errors import CramError
-from cram.insight.league.card import VERSION
+from cram.insight.league.card import VERSION, bare
 from cram.insight.league.pack import pack
 from cram.insight.league.source import source_files
 from cram.insight.run import Run, open_run
@@ -37,7 +37,7 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
     weights = pretrain / newest
     progress = np.fromfile(pretrain / "progress.f64", dtype=np.float64)
     manifest = json.loads((folder / "data" / "manifest.json").read_text(encoding="utf-8"))
-    rows = [{key: value for key, value in row.items() if key not in ("hash", "prev")} for row in run.ledger.rows]
+    rows = [bare(row) for row in run.ledger.rows]
     files = source_files()
     return {
         "cram_card": VERSION, "name": name or run.name, "author": author,

@@ -11,7 +11,7 @@ from typing import Callable, Iterable, NamedTuple, Optional
 from cram.budget import Budget
 from cram.errors import CramError
 from cram.insight.league.card import SUFFIX, Card, read_card
-from cram.insight.league.checks import code_reason, contradictions
+from cram.insight.league.checks import MALFORMED, code_reason, contradictions
 from cram.insight.league.source import source_files
 
 
@@ -79,6 +79,10 @@ def judge(paths: Iterable[Path], *, same_code: bool = False, rescore: Optional[C
             entry.reasons.append(str(error).removeprefix(f"{path}: "))
             continue
         entry.reasons += contradictions(entry.card)
+        try:
+            class_of(entry.card), _facts(entry.card), _marks(entry.card)
+        except MALFORMED as error:
+            entry.reasons.append(f"a field is missing or of the wrong kind ({type(error).__name__}: {error})")
         if entry.reasons:
             continue
         if (told := code_reason(entry.card, ours)) is not None:

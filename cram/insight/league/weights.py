@@ -16,7 +16,8 @@ import xxhash
 
 from cram.errors import CramError
 from cram.insight.league.card import Card
-from data_prep.files import replace_durably
+from data_prep.errors import DataError
+from data_prep.files import file_hash, replace_durably
 
 FILE, MODEL = "file:", "model:"
 TIED = "head.weight"  # where the model is tied, the embedding once more
@@ -88,8 +89,8 @@ def rescore_package(card: Card, path: Path) -> list[str]:
             model = _build(card, shape, {name.removeprefix(MODEL): opened.get_tensor(name) for name in opened.keys()
                                          if name.startswith(MODEL)})
             return differences(card, measure(card, model, Path(work)))
-    except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        return [f"{path.name}: not the weights of this configuration ({str(error).splitlines()[0]})"]
+    except (SafetensorError, CramError, DataError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        return [f"{path.name}: not the weights and text of this run ({str(error).splitlines()[0]})"]
 
 
 def rescore_run(card: Card, folder: Path) -> list[str]:
@@ -102,7 +103,14 @@ def rescore_run(card: Card, folder: Path) -> list[str]:
     with open(state, "rb") as file:
         if hashlib.file_digest(file, "sha256").hexdigest() != card.body["weights"]["sha256"]:
             return [f"{state}: not the weights that the card names (another sha256)"]
-    return differences(card, measure(card, load_model(folder / "pretrain"), folder / "data"))
+    listed = card.stages["data"]["files"] or {}
+    for source in held_out_files(folder / "data"):
+        if not source.is_file() or file_hash(source) != listed.get(source.name, {}).get("xxh3_128"):
+            return [f"{source}: not the held-out text that the run's data names"]
+    try:
+        return differences(card, measure(card, load_model(folder / "pretrain"), folder / "data"))
+    except (CramError, DataError) as error:
+        return [f"{folder}: cannot be scored again ({error})"]
 
 
 def measure(card: Card, model: Any, data: Path) -> dict[str, dict]:
@@ -136,12 +144,13 @@ def differences(card: Card, measured: dict[str, dict]) -> list[str]:
 
 
 def _build(card: Card, shape: dict[str, Any], state: dict[str, Any]):
-    from cram.insight.league.formula import model_of
+    from cram.insight.league.formula import counted
     from cram.model import build
 
     if shape["vocab_size"] != card.body["data"]["vocab_size"]:
         raise CramError("weights for another vocabulary than the card's")
-    model_of(card)  # refuses what no memory holds
+    if sum(tensor.numel() for tensor in state.values()) < counted(card)[0]:  # before memory is taken for all of them
+        raise CramError("fewer numbers than the configuration has parameters")
     model = build(card.config.model, shape["vocab_size"], card.config.objective.type != "masked")
     model.load_state_dict(state | ({TIED: state["embedding.weight"]} if card.config.model.tied else {}))
     for name in SHAPE:

@@ -16,7 +16,7 @@ from cram.insight.compare.side import open_side, to_expected
 from cram.insight.league.card import write_card
 from cram.insight.run import Point
 from cram.report_page import to_html, to_markdown
-from tests.cram.insight.league_runs import body, runs
+from tests.cram.insight.league_runs import Forgery, body, runs
 
 SHIPPED = Path(__file__).parents[3] / "reports" / "expected"
 
@@ -28,7 +28,7 @@ def steps():
 
 @pytest.fixture(scope="module")
 def clock():
-    return open_side(str(runs() / "clock"))
+    return open_side(str(Forgery.honest("clock")))
 
 
 def test_a_run_its_card_and_its_expectation_say_the_same(steps, tmp_path):

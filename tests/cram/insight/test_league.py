@@ -137,7 +137,7 @@ def test_weights_of_another_run_are_found(packaged, tmp_path):
     assert weights.rescore_package(card, weights.package_of(card))
     shutil.copy(folder / "causal.safetensors", tmp_path / "causal.safetensors")
     assert "another sha256" in weights.rescore_package(card, weights.package_of(card))[0]
-    assert "another sha256" in weights.rescore_run(read_card(Forgery("steps").honest("steps")), runs() / "other")[0]
+    assert "another sha256" in weights.rescore_run(read_card(Forgery.honest("steps")), runs() / "other")[0]
 
 
 def test_the_page_names_every_card_and_asks_nothing_of_the_network(cards):

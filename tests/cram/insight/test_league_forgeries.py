@@ -5,11 +5,14 @@ import math
 from datetime import datetime, timedelta
 
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 
 from cram.errors import CramError
 from cram.insight.league.card import read_card, sign, write_card
 from cram.insight.league.checks import contradictions
 from cram.insight.league.pack import pack
+from cram.insight.league.page import league_blocks, league_lines
+from cram.insight.league.standings import judge
 from tests.cram.insight.league_runs import Forgery, body
 
 
@@ -36,7 +39,7 @@ def scale(forged: Forgery, factor: float) -> None:
 
 
 def in_two_sessions(forged: Forgery) -> Forgery:
-    """As if the run had been interrupted after its first second and gone on a minute later, losing nothing."""
+    """As if the run had been interrupted after a second and a half and gone on a minute later, losing nothing."""
     cut = next(number for number, row in enumerate(forged.rows) if row["seconds"] > 1.5)
     before, opened = forged.rows[cut], forged.rows[0]
     same = {name: before[name] for name in ("at", "seconds", "account", "steps", "tokens", "flops", "energy_joules")}
@@ -148,6 +151,12 @@ def crash_uncharged(forged):
 def lost_work_deleted(forged):
     in_two_sessions(forged)
     forged.rows[forged.cut + 4]["lost_since_checkpoint"] = 0.7
+
+
+def lost_work_kept(forged):
+    """Goes on from the first checkpoint, of step 0, and calls nothing lost."""
+    in_two_sessions(forged)
+    forged.rows[forged.cut + 4] |= {"step": 0, "steps": 0, "tokens": 0, "flops": 0.0}
 
 
 def rows_removed_with_their_seconds(forged):
@@ -297,6 +306,7 @@ SIGNED = [
     ("clock", first_session_removed, "a session is missing"), ("clock", end_of_a_session_removed, "where none has ended"),
     ("clock", seconds_of_a_session_removed, "a session begins where none|beyond the|not the same run"),
     ("clock", crash_uncharged, "a crash was charged 0.000 s"), ("clock", lost_work_deleted, "the row tells of 0.700 s"),
+    ("clock", lost_work_kept, "were charged since the checkpoint"),
     ("clock", rows_removed_with_their_seconds, "by the clock|not the same run"),
     ("clock", heartbeats_removed, "rows were removed"),
     ("clock", seconds_halved, "by the clock"), ("clock", seconds_of_another_machine, "at most"),
@@ -363,3 +373,33 @@ def test_a_card_cut_off_is_no_card(tmp_path):
     path.write_bytes(json.dumps(sign(body("clock"))).encode()[:5000])
     assert "not JSON" in reasons(path)
     assert "cannot be read" in reasons(tmp_path / "none.card.json")
+
+
+def leaves(value, path=()):
+    """Paths to everything inside a JSON value."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        yield (*path, key)
+        yield from leaves(inner, (*path, key))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.data())
+def test_whatever_is_put_into_a_card_the_league_goes_on(tmp_path, data):
+    """Also deep in the rows; signed again. The card is accepted or rejected with a reason, and the page is made."""
+    forged = Forgery("steps")
+    forged.body["rows"], forged.body["observed"] = forged.rows, forged.metrics
+    path = data.draw(st.sampled_from(sorted(leaves({name: value for name, value in forged.body.items()
+                                                    if name not in ("code", "stages", "metrics", "ledger")}), key=str)))
+    place = forged.body
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = data.draw(st.sampled_from([None, -1, 1e300, "x", "", {"a": 1}, [1], True, 0]))
+    forged.rows, forged.metrics = forged.body.pop("rows", None), forged.body.pop("observed", None)
+    try:
+        forged.write(tmp_path / "odd.card.json")
+    except (TypeError, AttributeError, KeyError, ValueError, IndexError, CramError):
+        return  # not even the forger could write that
+    entries = judge([tmp_path / "odd.card.json", forged.honest("other")], say=lambda line: None)
+    assert league_blocks(entries, "cram league") and league_lines(entries)
+    assert all(isinstance(reason, str) and reason for entry in entries for reason in entry.reasons)
