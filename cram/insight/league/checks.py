@@ -15,7 +15,7 @@ from typing import Callable, Iterator, Optional
 
 import xxhash
 
-from cram.config import KEYS, lookup, to_dict
+from cram.config import KEYS, lookup
 from cram.errors import CramError
 from cram.insight.league.card import Card, ledger_lines
 from cram.insight.league.checks_ledger import check_account, check_clock, check_sessions, check_teacher, check_work
@@ -64,7 +64,7 @@ def check_custody(card: Card) -> Iterator[str]:
     scores = (json.dumps(card.scores, indent=1, ensure_ascii=False) + "\n").encode()
     step = card.body["weights"]["step"]
     for name, content, listed in (("ledger.jsonl", ledger_lines(rows), files), ("ledger.head", head, files),
-                                  ("config.json", json.dumps(to_dict(card.config), indent=1).encode(), files),
+                                  ("config.json", json.dumps(card.body["config"], indent=1).encode(), files),
                                   ("scores.json", scores, stages["evaluate"]["files"])):
         if listed[name]["xxh3_128"] != xxhash.xxh3_128(content).hexdigest():
             yield f"{name} is not the file that its stage sealed"

@@ -75,7 +75,8 @@ def check_account(card: Card) -> Iterator[str]:
 def _check_return(rows: list[dict], number: int) -> Iterator[str]:
     """A run that goes back to a checkpoint loses what was charged since: until the session began, or until now."""
     row, told = rows[number], rows[number]["lost_since_checkpoint"]
-    kept = next((each for each in reversed(rows[:number]) if each["kind"] == "checkpoint" and each["step"] == row["step"]), None)
+    kept = next((each for each in reversed(rows[:number])
+                 if each["kind"] == "checkpoint" and each["step"] == row["step"]), None)
     if kept is None and row["step"]:
         yield f"row {number}: goes back to step {row['step']:,}, of which the ledger knows no checkpoint"
         return

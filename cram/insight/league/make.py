@@ -14,7 +14,6 @@ from typing import Any, Optional
 import numpy as np
 
 from cram import __version__, artifacts
-from cram.config import to_dict
 from cram.errors import CramError
 from cram.insight.league.card import VERSION, bare
 from cram.insight.league.pack import pack
@@ -23,6 +22,7 @@ from cram.insight.run import Run, open_run
 from data_prep.files import file_hash
 
 STAGES = ("tokenizer", "data", "pretrain", "evaluate")
+PLAN = ("device", "processes", "parameters", "micro_batch_tokens", "precision", "flops_per_token")  # what checks rest on
 MOST_ROWS = 200   # of metrics of each kind, evenly chosen, the first and the last among them
 MOST_FILES = 600  # of packed data whose hashes a card lists; beyond that their digest alone
 
@@ -42,7 +42,7 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
     return {
         "cram_card": VERSION, "name": name or run.name, "author": author,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "run_id": run.ledger.run_id, "budget": run.ledger.budget, "config": to_dict(run.config), "stages": records,
+        "run_id": run.ledger.run_id, "budget": run.ledger.budget, "config": json.loads((pretrain / "config.json").read_text()), "stages": records,
         "ledger": {"rows": len(rows), "head": run.ledger.head, "sha256": _sha256(pretrain / "ledger.jsonl"),
                    "packed": pack(rows)},
         "metrics": {"rows": len(run.metrics), "sha256": _sha256(pretrain / "metrics.jsonl"),
@@ -107,6 +107,8 @@ def _refuse(run: Run, records: dict[str, dict]) -> None:
             if name in records and records[name]["digest"] != digest:
                 raise CramError(f"{folder / stage}: was made from another {name} than the one beside it; bring the run up to "
                                 "date with cram run and its keys")
+    if missing := [name for name in PLAN if name not in run.plan]:
+        raise CramError(f"{folder}: its plan does not tell {', '.join(missing)}: made by an older cram; make the run again")
     if not (folder / "pretrain" / "progress.f64").is_file():
         raise CramError(f"{folder / 'pretrain'}: progress.f64 is missing; restore it")
 
