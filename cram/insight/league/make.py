@@ -42,7 +42,8 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
     return {
         "cram_card": VERSION, "name": name or run.name, "author": author,
         "made": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "run_id": run.ledger.run_id, "budget": run.ledger.budget, "config": json.loads((pretrain / "config.json").read_text()), "stages": records,
+        "run_id": run.ledger.run_id, "budget": run.ledger.budget, "stages": records,
+        "config": json.loads((pretrain / "config.json").read_text(encoding="utf-8")),
         "ledger": {"rows": len(rows), "head": run.ledger.head, "sha256": _sha256(pretrain / "ledger.jsonl"),
                    "packed": pack(rows)},
         "metrics": {"rows": len(run.metrics), "sha256": _sha256(pretrain / "metrics.jsonl"),

@@ -90,7 +90,7 @@ def _draw(members: list[Entry]) -> str:
 
 def _curve(card: Card) -> tuple[list[float], list[float]]:
     points = [(100 * point.spent / card.ledger.amount, point.loss) for point in card.curve()]
-    points.append((100.0, card.scores["held_out"]["loss"]))
+    points.append((100 * card.ledger.fraction, card.scores["held_out"]["loss"]))
     return [x for x, _ in points], [y for _, y in points]
 
 

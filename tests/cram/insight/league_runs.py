@@ -11,7 +11,9 @@ from pathlib import Path
 
 import xxhash
 
+from cram.errors import CramError
 from cram.insight.league.card import ledger_lines, read_card, write_card
+from cram.insight.league.checks import contradictions
 from cram.insight.league.make import make_card
 from cram.insight.league.pack import pack
 from tests.cram.conftest import WORDS
@@ -147,3 +149,11 @@ class Forgery:
 
 def _digest(record: dict) -> None:
     record["digest"] = hashlib.sha256(json.dumps(record["files"], sort_keys=True).encode()).hexdigest()
+
+
+def reasons(path) -> str:
+    """All that speaks against a card, as the league says it."""
+    try:
+        return "; ".join(contradictions(read_card(path)))
+    except CramError as error:
+        return str(error)
