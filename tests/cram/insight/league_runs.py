@@ -157,3 +157,35 @@ def reasons(path) -> str:
         return "; ".join(contradictions(read_card(path)))
     except CramError as error:
         return str(error)
+
+
+def shift(stamp: str, seconds: float) -> str:
+    return (datetime.fromisoformat(stamp) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
+
+
+def scale(forged: Forgery, factor: float) -> None:
+    """All seconds of ledger and metrics."""
+    for row in forged.rows:
+        row["account"] = {name: round(value * factor, 6) for name, value in row["account"].items()}
+        row["seconds"] = round(sum(row["account"].values()), 6)
+    for row in forged.metrics:
+        if "spent" in row:
+            row["spent"] *= factor
+
+
+def in_two_sessions(forged: Forgery) -> Forgery:
+    """As if the run had been interrupted after a second and a half and gone on a minute later, losing nothing."""
+    cut = next(number for number, row in enumerate(forged.rows) if row["seconds"] > 1.5)
+    before, opened = forged.rows[cut], forged.rows[0]
+    same = {name: before[name] for name in ("at", "seconds", "account", "steps", "tokens", "flops", "energy_joules")}
+    between = [{**same, "kind": "checkpoint", "step": before["steps"]}, {**same, "kind": "close", "reason": "interrupted"},
+               {**opened, **same, "at": shift(same["at"], 60)},
+               {**same, "kind": "resume", "step": before["steps"], "lost_since_checkpoint": 0.0, "at": shift(same["at"], 60)}]
+    for row in forged.rows[cut + 1:]:
+        row["at"] = shift(row["at"], 60)
+    for row in forged.metrics:
+        row["time"] += 60 if row.get("spent", 0) > before["seconds"] else 0
+    forged.rows[cut + 1:cut + 1] = between
+    forged.cut = cut
+    forged.body["made"] = shift(forged.body["made"], 60)
+    return forged

@@ -1,43 +1,9 @@
 """Forged cards are rejected, each for its reason. Most forgers here sign everything again (``Forgery.write``)."""
 
-from datetime import datetime, timedelta
-
 import pytest
 
 from cram.insight.league.card import write_card
-from tests.cram.insight.league_runs import Forgery, body, reasons
-
-
-def shift(stamp: str, seconds: float) -> str:
-    return (datetime.fromisoformat(stamp) + timedelta(seconds=seconds)).isoformat(timespec="milliseconds")
-
-
-def scale(forged: Forgery, factor: float) -> None:
-    """All seconds of ledger and metrics."""
-    for row in forged.rows:
-        row["account"] = {name: round(value * factor, 6) for name, value in row["account"].items()}
-        row["seconds"] = round(sum(row["account"].values()), 6)
-    for row in forged.metrics:
-        if "spent" in row:
-            row["spent"] *= factor
-
-
-def in_two_sessions(forged: Forgery) -> Forgery:
-    """As if the run had been interrupted after a second and a half and gone on a minute later, losing nothing."""
-    cut = next(number for number, row in enumerate(forged.rows) if row["seconds"] > 1.5)
-    before, opened = forged.rows[cut], forged.rows[0]
-    same = {name: before[name] for name in ("at", "seconds", "account", "steps", "tokens", "flops", "energy_joules")}
-    between = [{**same, "kind": "checkpoint", "step": before["steps"]}, {**same, "kind": "close", "reason": "interrupted"},
-               {**opened, **same, "at": shift(same["at"], 60)},
-               {**same, "kind": "resume", "step": before["steps"], "lost_since_checkpoint": 0.0, "at": shift(same["at"], 60)}]
-    for row in forged.rows[cut + 1:]:
-        row["at"] = shift(row["at"], 60)
-    for row in forged.metrics:
-        row["time"] += 60 if row.get("spent", 0) > before["seconds"] else 0
-    forged.rows[cut + 1:cut + 1] = between
-    forged.cut = cut
-    forged.body["made"] = shift(forged.body["made"], 60)
-    return forged
+from tests.cram.insight.league_runs import Forgery, body, in_two_sessions, reasons, scale, shift
 
 
 @pytest.mark.parametrize("name", ["clock", "steps", "causal", "other"])
