@@ -142,6 +142,6 @@ STAGES = (
     Stage("quantize", 1, inputs=("tokenizer", "data", "pretrain"), function=_quantize,
           keys=("seed", "objective.type", "train.sequence_length", "evaluate.mask_rate", "quantize"),
           free=("name", "train.device", "train.precision", "train.threads")),
-    Stage("report", 2, inputs=("text", "tokenizer", "data", "pretrain", "evaluate", "quantize"), function=_report,
+    Stage("report", 3, inputs=("text", "tokenizer", "data", "pretrain", "evaluate", "quantize"), function=_report,
           keys=tuple(KEYS)),
 )

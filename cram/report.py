@@ -8,28 +8,30 @@ from __future__ import annotations
 import json
 import platform
 import shlex
+import statistics
 from pathlib import Path
-from typing import Any, Callable, Mapping
+from typing import Any, Callable, Mapping, Optional
 
 from cram import __version__
 from cram.audit import Summary, read_ledger
 from cram.budget import Budget
-from cram.drawing import INK, drawing
+from cram.drawing import INK
 from cram.errors import CramError
 from cram.evaluate.benchmark_page import benchmark_table, draw, remarks, scored
 from cram.evaluate.table import gain, score_remarks, score_table
 from cram.explain import differences, explain, show
 from cram.ledger import CATEGORIES
 from data_prep.files import replace_durably
+from cram.report_figures import draw_account, draw_curves, draw_pace, draw_tokens
 from cram.report_page import to_html, to_markdown
 from cram.schema import Config
 from cram.telemetry import read_metrics
 
-BINS = 200  # points of the smoothed training curve
+MOST_SAMPLES = 6  # of those taken on the way
 
 
 def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Callable[[str], None]) -> None:
-    """Write ``report.md``, ``report.html``, ``curves.svg`` and ``config.yaml`` into ``out``.
+    """Write ``report.md``, ``report.html``, their figures as SVG, and ``config.yaml`` into ``out``.
 
     stages: folders of text, tokenizer, data, pretrain, evaluate and quantize. Raises CramError when a file of the run is
     missing or damaged; the ledger is verified.
@@ -38,17 +40,22 @@ def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Cal
     scores, samples = (_read(stages["evaluate"] / name) for name in ("scores.json", "samples.json"))
     quantized, pretrain_dir = _read(stages["quantize"] / "quantize.json"), stages["pretrain"]
     ledger, rows = read_ledger(pretrain_dir / "ledger.jsonl"), read_metrics(pretrain_dir / "metrics.jsonl")
-    curves = draw_curves(rows, unigram=scores["baselines"]["unigram"]["loss"])
+    unigram = scores["baselines"]["unigram"]["loss"]
     blocks = [
         ("title", f"{config.name}: {config.objective.type} model, {ledger.budget}"),
+        ("facts", _facts(config, ledger, rows, scores)),
         ("text", _summary(config, ledger, rows, scores)),
         ("section", "Scores"), ("table", *score_table(scores)),
         *(("text", remark) for remark in score_remarks(scores)), *_phenomena(scores["minimal_pairs"]),
         *_benchmarks(scores.get("benchmarks") or {}), *_quantized(quantized),
         ("section", "Loss against budget"),
-        ("figure", "curves", curves, "training and validation loss, and the learning rate, against the budget spent"),
-        ("section", "What it cost"), *_account(config, ledger), *_events(rows),
-        ("section", "Samples"), *_samples(samples),
+        ("figure", "curves", draw_curves(rows, unigram),
+         "training and validation loss, and the learning rate, against the budget spent"),
+        *_figure("tokens", draw_tokens(rows), "training and validation loss against the tokens read"),
+        ("section", "What it cost"),
+        ("figure", "account", draw_account(ledger.account), "shares of the charged seconds"),
+        *_account(config, ledger), *_figure("pace", draw_pace(rows), "tokens per second over the seconds charged"),
+        *_events(rows), ("section", "Samples"), *_samples(samples), *_learning(rows),
         ("section", "Data"), *_data(data),
         ("section", "Configuration"),
         ("text", "Keys that differ from the defaults; config.yaml beside this page has all of them, with their meanings."),
@@ -65,46 +72,39 @@ def write_report(config: Config, stages: Mapping[str, Path], out: Path, say: Cal
     say(f"report: {Path(config.out) / config.name / 'report' / 'report.html'}")
 
 
-def draw_curves(rows: list[dict], unigram: float) -> str:
-    """Loss and learning rate against the share of the budget spent, as SVG text; INK where the text colour belongs.
-
-    rows: of ``read_metrics``. The training loss is the mean over 1/200 of the budget, so pages stay small.
-    """
-    train = [row for row in rows if row["kind"] == "train" and row["loss"] is not None]  # None: every step was skipped
-    validation = [row for row in rows if row["kind"] == "validation"]
-    if not train:
-        raise CramError("metrics.jsonl holds no training step; run the pretrain stage again with a larger budget")
-    with drawing(6.2, 5) as made:
-        loss, rate = made.figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-        loss.plot(*_smooth(train, "loss"), color="#4c8bd6", label="training (mean over 0.5% of the budget)")
-        loss.plot([100 * row["progress"] for row in validation], [row["loss"] for row in validation], "o-", markersize=4,
-                  color="#e0802f", label="validation")
-        loss.axhline(unigram, color=INK, linestyle="--", linewidth=1, label="unigram, held-out text")
-        loss.set_ylabel("nats per predicted token")
-        loss.legend(frameon=False)
-        for name, label, colour in (("lr", "AdamW", "#4c8bd6"), ("muon_lr", "Muon", "#5fa55a")):
-            points = [row for row in train if row.get(name) is not None]
-            peak = max((row[name] for row in points), default=0.0)
-            if peak > 0:
-                rate.plot([100 * row["progress"] for row in points][::_stride(points)],
-                          [row[name] / peak for row in points][::_stride(points)], color=colour,
-                          label=f"{label}, peak {peak:.3g}", linewidth=4 if name == "lr" else 1.5)
-        rate.set(xlabel="budget spent, %", ylabel="learning rate\n/ peak", xlim=(0, 100))
-        if rate.lines:
-            rate.legend(frameon=False, loc="lower left")
-    return made.svg
+def _facts(config: Config, ledger: Summary, rows: list[dict], scores: dict) -> list[tuple[str, str, str]]:
+    """The strip at the top: value, what it is, beside what."""
+    plan = next((row for row in reversed(rows) if row["kind"] == "plan"), {})
+    held_out, baselines, budget = scores["held_out"], scores["baselines"], Budget.parse(ledger.budget)
+    speeds = [row["tokens_per_second"] for row in rows if row["kind"] == "train" and row.get("tokens_per_second")]
+    if held_out.get("bits_per_byte") is not None:
+        score = (f"{held_out['bits_per_byte']:.3f}", "bits per byte", f"xz -9e: {baselines['xz -9e']['bits_per_byte']:.3f}")
+    else:
+        score = (f"{held_out['loss']:.3f}", f"{config.objective.type} loss, nats",
+                 f"unigram: {baselines['unigram']['loss']:.3f}")
+    facts = [score, (f"{100 * ledger.fraction:.1f}%", "of the budget spent", f"{budget.show(ledger.spent)} of {ledger.budget}"),
+             (_short(ledger.own("tokens")), "tokens read", f"{ledger.own('steps'):,} steps")]
+    if speeds:
+        facts.append((f"{statistics.median(speeds):,.0f}", "tokens per second", "median"))
+    if plan:
+        facts.append((_short(plan["parameters"]), "parameters", plan["device"]))
+    facts.append((f"{100 * ledger.account['steps'] / (ledger.seconds or 1.0):.1f}%", "of the time in steps",
+                  f"lost: {ledger.account['lost']:.1f} s"))
+    if ledger.energy_joules is not None:
+        facts.append((f"{ledger.energy_joules / 3.6e6:.3f} kWh", "energy", "of the cards"))
+    return facts
 
 
-def _smooth(rows: list[dict], name: str) -> tuple[list[float], list[float]]:
-    bins: dict[int, list[tuple[float, float]]] = {}
-    for row in rows:
-        bins.setdefault(min(int(BINS * row["progress"]), BINS - 1), []).append((100 * row["progress"], row[name]))
-    x, y = zip(*(map(lambda column: sum(column) / len(column), zip(*points)) for _, points in sorted(bins.items())))
-    return list(x), list(y)
+def _short(number: float) -> str:
+    """'3.64 M': three digits and the order."""
+    for size, name in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if number >= size:
+            return f"{number / size:.3g}{name}"
+    return f"{number:g}"
 
 
-def _stride(rows: list[dict]) -> int:
-    return max(1, len(rows) // (2 * BINS))
+def _figure(name: str, svg: Optional[str], alternative: str) -> list[tuple]:
+    return [("figure", name, svg, alternative)] if svg is not None else []
 
 
 def _summary(config: Config, ledger: Summary, rows: list[dict], scores: dict) -> str:
@@ -187,6 +187,15 @@ def _samples(samples: list[dict]) -> list[tuple]:
                       for blank in sample["blanks"]]
             blocks.append(("code", sample["sentence"] + "".join(f"\n    {blank}" for blank in blanks)))
     return blocks
+
+
+def _learning(rows: list[dict]) -> list[tuple]:
+    """Samples taken on the way, from the first to the last."""
+    samples = [row for row in rows if row["kind"] == "sample"]
+    chosen = sorted({round(i * (len(samples) - 1) / max(MOST_SAMPLES - 1, 1)) for i in range(MOST_SAMPLES)} if samples else ())
+    inside = [block for number in chosen for block in (("text", f"step {samples[number]['step']:,}"),
+                                                       ("code", samples[number]["text"]))]
+    return [("details", f"as it learned: {len(chosen)} of {len(samples)} samples taken on the way", inside)] if inside else []
 
 
 def _data(data: dict) -> list[tuple]:

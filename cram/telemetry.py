@@ -33,12 +33,27 @@ TAGS = {  # kind of row -> its fields that are drawn, and under which TensorBoar
         "masked_loss": "loss/validation_masked", "masked_accuracy": "validation/masked_accuracy",
         "minimal_pairs": "validation/minimal_pairs"},
 }
-LAYOUT = {  # the Custom Scalars tab; each name is a regular expression over tags
-    "run": {
-        "loss (nats per predicted token)": ["Multiline", ["loss/train", "loss/validation"]],
-        "learning rate": ["Multiline", ["schedule/lr", "schedule/muon_lr"]],
+LAYOUT = {  # the Custom Scalars tab: category -> chart; each name is a regular expression that begins a tag
+    "loss": {
+        "training and validation (nats per predicted token)": ["Multiline", ["loss/train", "loss/validation"]],
+        "held-out bits per byte": ["Multiline", ["validation/bits_per_byte"]],
+        "held-out accuracy": ["Multiline", ["validation/accuracy", "validation/masked_accuracy", "validation/minimal_pairs"]],
+    },
+    "schedule": {
+        "learning rates": ["Multiline", ["schedule/lr", "schedule/muon_lr"]],
+        "batch (tokens)": ["Multiline", ["schedule/batch_tokens"]],
+        "sequence and window (tokens)": ["Multiline", ["schedule/sequence_length", "schedule/window"]],
+        "gradient norm": ["Multiline", ["train/grad_norm"]],
+    },
+    "speed": {
         "throughput (tokens per second)": ["Multiline", ["speed/tokens_per_second"]],
-    }
+        "model FLOPs utilisation": ["Multiline", ["speed/mfu"]],
+        "memory (bytes)": ["Multiline", ["speed/memory_bytes"]],
+    },
+    "budget": {
+        "progress (share of the budget)": ["Multiline", ["budget/progress"]],
+        "charged (seconds)": ["Multiline", ["budget/seconds"]],
+    },
 }
 HPARAMS = ("budget", "seed", "model", "objective", "optimizer", "schedule", "train", "distill")  # what runs are compared by
 
@@ -92,7 +107,7 @@ class Telemetry:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._config, self._print_every, self._say = config, print_every, say
+        self._folder, self._config, self._print_every, self._say = folder, config, print_every, say
         self._latest: dict[str, float] = {}
         self._bar = None
         self._said_at: float | None = None
@@ -139,13 +154,15 @@ class Telemetry:
         self._record("resume", row)
 
     def end(self, row: dict) -> None:
-        """The last step was taken; hparams and final numbers go to TensorBoard."""
+        """The last step was taken and the ledger closed; hparams, final numbers and the account go to TensorBoard."""
         self._record("end", row)
         hparams = {name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
                    for name, value in _flatten(self._config).items() if name.split(".")[0] in HPARAMS}
         final = {f"final/{tag.replace('/', '_')}": value for tag, value in self._latest.items()}
         # run_name ".": the default would open a second, time-stamped run
         self._by_step.add_hparams(hparams, final, run_name=".", global_step=row["step"])
+        if (self._folder / "ledger.jsonl").is_file():
+            self._draw_account(row["step"])
 
     def progress(self, *, fraction: float, left: str, loss: float, tokens_per_second: float, eta: float) -> None:
         """How far the run is. A bar on a terminal; else one plain line every ``print_every`` seconds.
@@ -195,6 +212,16 @@ class Telemetry:
             self._by_step.add_text("sample", shown, row["step"], wall)
         elif kind == "plan":
             self._by_step.add_text("plan", _table({k: v for k, v in row.items() if k not in ("kind", "time")}), 0, wall)
+
+    def _draw_account(self, step: int) -> None:
+        """Where the budget went, as a picture: by the ledger, which is closed by now, so this costs nothing of it."""
+        from matplotlib.figure import Figure
+
+        from cram.audit import read_ledger
+        from cram.report_figures import plot_account
+        figure = Figure(figsize=(7, 1.8), layout="constrained")
+        plot_account(figure, read_ledger(self._folder / "ledger.jsonl").account)
+        self._by_step.add_figure("budget/account", figure, step)
 
     def _flush(self) -> None:
         self._by_step.flush()

@@ -11,7 +11,8 @@ from cram.budget import Budget
 from cram.ledger import Ledger
 from cram.config import load
 from cram.errors import CramError
-from cram.report import draw_curves, write_report
+from cram.report import write_report
+from cram.report_figures import draw_account, draw_curves, draw_pace, draw_tokens, smooth
 from cram.report_page import to_html, to_markdown
 from cram.schema import Config
 from cram.telemetry import Telemetry
@@ -90,11 +91,14 @@ def test_numbers_come_from_the_files(run):
                  "| binding | 62% |", "| setup | 10.0 | 10.0% |", "| steps | 80.0 | 80.0% |", "| lost | 0.0 | 0.0% |",
                  "1 session; ended by: finished", "energy 1.000 kWh", "cost 1.00 USD", "| min_chars | −377 | −1,234 |",
                  "| train | 600 | 50,000 | 15,000 | 3.33 |", "| model.layers | 3 |", "sha256 ab12", "feedc0ffee12", head,
-                 "scripts/run runs/page/report/config.yaml", "![training and validation loss"]:
+                 "scripts/run runs/page/report/config.yaml", "![training and validation loss",
+                 "- **3.600** masked loss, nats (unigram: 6.000)", "- **100.0%** of the budget spent (1m40.0s of 100s)",
+                 "- **40 k** tokens read (40 steps)", "- **1.23 M** parameters (test card)", "- **80.0%** of the time in steps"]:
         assert fact in page, fact
     assert "model.width" not in page and "teacher:" not in page and "The teacher" not in page  # a default; none
     assert said == ["report: runs/page/report/report.html"]
-    assert sorted(path.name for path in folder.iterdir()) == ["config.yaml", "curves.svg", "report.html", "report.md"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "account.svg", "config.yaml", "curves.svg", "report.html", "report.md"]
 
 
 def test_benchmarks_and_quantization_have_their_sections_where_there_is_something_to_tell(run):
@@ -195,10 +199,8 @@ def test_long_runs_make_small_pictures():
 
 def test_curves_are_the_means_of_what_was_logged():
     """The path drawn for the training loss has one point a bin, at the mean."""
-    from cram.report import _smooth
-
     rows = [{"progress": p, "loss": v} for p, v in [(0.001, 9.0), (0.003, 7.0), (0.5, 4.0), (1.0, 3.0)]]
-    assert _smooth(rows, "loss") == (pytest.approx([0.2, 50.0, 100.0]), [8.0, 4.0, 3.0])
+    assert smooth(rows, "loss") == (pytest.approx([0.2, 50.0, 100.0]), [8.0, 4.0, 3.0])
 
 
 def test_events_are_told_and_a_stretch_without_a_loss_is_left_out_of_the_curve(run):
@@ -238,3 +240,39 @@ def test_tables_align_numbers_and_keep_bars_apart():
     page = to_html([("table", ["a", "b"], [["x|y", "1,234"], ["z", "−5.0%"]])], "t")
     assert '<th>a</th><th class="n">b</th>' in page and '<td class="n">−5.0%</td>' in page
     assert "| x\\|y | 1,234 |" in to_markdown([("table", ["a", "b"], [["x|y", "1,234"]])])
+
+
+def full_rows(n=60):
+    """Metrics as training writes them, of a run that was resumed and rolled back once."""
+    rows = [{"kind": "train", "step": i, "progress": i / n, "spent": 2.0 * i, "loss": 8 - 4 * i / n, "lr": 1e-3, "muon_lr": None,
+             "tokens": 1000 * i, "tokens_per_second": 500.0 + i, "batch_tokens": 1000 if i < 30 else 2000, "row": 128,
+             "layers": 2, "mask_rate": 0.4 if i < 20 else 0.2} for i in range(1, n + 1)]
+    rows.insert(30, {"kind": "resume", "step": 30, "spent": 61.0, "lost": 1.0})
+    rows.insert(40, {"kind": "event", "step": 39, "event": "rolled back", "told": "on", "spent": 79.0})
+    rows += [{"kind": "validation", "step": 10 * i, "progress": i / 6, "spent": 20.0 * i, "loss": 7 - i / 2} for i in range(1, 6)]
+    return rows + [{"kind": "sample", "step": 5 * i, "text": f"sample <{i}>"} for i in range(1, 11)]
+
+
+def test_figures_draw_what_changed_and_what_happened_and_nothing_that_was_not_logged():
+    rows = full_rows()
+    curves, pace = draw_curves(rows, unigram=6.0), draw_pace(rows)
+    assert "mask rate" in curves and ">tokens<" in curves and "layers" not in curves and "sequence" not in curves
+    assert "rolled back" in pace and "resumed" in pace and "tokens read" in draw_tokens(rows)
+    bare = [{"kind": "train", "step": i, "progress": i / 9, "spent": i, "loss": 5.0} for i in range(1, 10)]
+    assert draw_tokens(bare) is None and draw_pace(bare) is None and "mask rate" not in draw_curves(bare, unigram=6.0)
+    bar = draw_account({"steps": 90.0, "saving": 9.9, "lost": 0.1, "teacher": 0.0})
+    assert "steps 90.0%" in bar and "saving 9.9%" in bar and "lost" not in bar and "teacher" not in bar
+
+
+def test_samples_on_the_way_are_spread_over_the_run(run):
+    with open(run[0] / "pretrain" / "metrics.jsonl", "a") as file:
+        file.writelines(json.dumps(row) + "\n" for row in full_rows() if row["kind"] == "sample")
+    page = (report(run)[0] / "report.html").read_text()
+    assert "as it learned: 6 of 10 samples" in page and "sample &lt;1&gt;" in page and "sample &lt;10&gt;" in page
+
+
+def test_new_blocks_are_escaped_and_read_without_colour():
+    blocks = [("facts", [("<b>", "what & why", "")]), ("verdict", "bad", "a < b"), ("links", [("to <it>", "a.html?x=\"1\"")])]
+    page, text = to_html(blocks, "t"), to_markdown(blocks)
+    assert "<b>&lt;b&gt;</b>" in page and "what &amp; why" in page and "✗</b> a &lt; b" in page
+    assert 'href="a.html?x=&quot;1&quot;"' in page and "✗ a \\< b" in text and "- **\\<b\\>** what & why" in text

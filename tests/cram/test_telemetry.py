@@ -10,8 +10,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from cram.budget import Budget
 from cram.errors import CramError
-from cram.telemetry import Telemetry, read_metrics
+from cram.ledger import Ledger
+from cram.telemetry import TAGS, Telemetry, read_metrics
 
 CONFIG = {"name": "t", "train": {"lr": 1e-3, "flag": True, "none": None, "list": ["a|b"]},
           "distill": {"weight": 0.5}}
@@ -95,8 +97,10 @@ def test_layout_text_and_hparams_are_in_the_events(crashed):
     resume(crashed)
     board = read_board(crashed / "tensorboard")
     layout = layout_pb2.Layout.FromString(board.Tensors("custom_scalars__config__")[-1].tensor_proto.string_val[0])
-    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
-    assert ["loss/train", "loss/validation"] in charts.values()
+    charts = {category.title: [list(chart.multiline.tag) for chart in category.chart] for category in layout.category}
+    assert list(charts) == ["loss", "schedule", "speed", "budget"] and ["loss/train", "loss/validation"] in charts["loss"]
+    drawn = {tag for tags in TAGS.values() for tag in tags.values()}
+    assert all(tag in drawn for category in charts.values() for chart in category for tag in chart)
     config = board.Tensors("config/text_summary")[-1].tensor_proto.string_val[0].decode()
     assert "| train.lr | 0.001 |" in config and r'["a\|b"]' in config
     samples = [event.tensor_proto.string_val[0].decode() for event in board.Tensors("sample/text_summary")]
@@ -169,3 +173,17 @@ def test_a_terminal_gets_one_bar(tmp_path, monkeypatch, capsys):
 def test_reading_metrics_needs_neither_torch_nor_tensorboard():
     code = "import sys, cram.telemetry; sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard', 'tqdm')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_the_account_of_a_closed_ledger_is_drawn(tmp_path):
+    now = [0.0]
+    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run", heartbeat=3600.0, clock=lambda: now[0])
+    telemetry, _ = open_telemetry(tmp_path)
+    with ledger.account("steps"):
+        now[0] = 9.0
+    ledger.close("finished")
+    telemetry.train(train_row(1, 9.0))
+    telemetry.end({"step": 1, "progress": 1.0, "spent": 9.0, "reason": "budget"})
+    telemetry.close()
+    [picture] = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("budget/account")
+    assert picture.step == 1 and picture.encoded_image_string.startswith(b"\x89PNG")

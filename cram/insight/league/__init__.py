@@ -1,0 +1,1 @@
+"""A contest under one budget: cards of runs, checked and ranked."""
