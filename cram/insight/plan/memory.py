@@ -76,7 +76,7 @@ def _by_token(config, model: Transformer, dtype: torch.dtype) -> tuple[float, fl
     row = config.train.sequence_length
     (few, few_logits), (many, many_logits) = (_saved(config, model, rows * row, dtype) for rows in (2, 4))
     each, each_logits = (many - few) / (2 * row), (many_logits - few_logits) / (2 * row)
-    return each, each_logits, few + few_logits - 2 * row * (each + each_logits)
+    return each, each_logits, max(0.0, few + few_logits - 2 * row * (each + each_logits))
 
 
 def _products(model: Transformer) -> int:

@@ -6,6 +6,7 @@ asks the same functions in the same order; where nothing changes from step to st
 
 from __future__ import annotations
 
+import json
 import math
 import warnings
 from dataclasses import dataclass
@@ -76,26 +77,29 @@ class Outline:
         return self.model.flops_per_token(*asked) + (self.teacher.model.flops_per_token(*asked) / 3 if self.teacher else 0.0)
 
 
-def teacher_outline(config) -> Optional[Outline]:
-    """The outline of ``distill.teacher``; None without one. CramError when its configuration is not there."""
+def outline_of(config, vocab_size: Optional[int] = None) -> Outline:
+    """The outline of a run, with that of its teacher. CramError when the teacher's configuration is not there."""
+    return Outline(config, vocab_size, _teacher(config))
+
+
+def _teacher(config) -> Optional[Outline]:
     if config.distill.teacher is None:
         return None
     path = Path(config.distill.teacher) / "config.json"
     if not path.is_file():
         raise CramError(f"distill.teacher: no {path}; give the pretraining folder of a finished run")
-    import json
     return Outline(from_dict(json.loads(path.read_text(encoding="utf-8"))), config.tokenizer.vocab_size)
 
 
 def walk(config, outline: Outline, micro_tokens: int, amount: float, cost: Callable[[Shape, float], float],
-         reserve: float = 0.0) -> list[Leg]:
-    """The legs of a run that has ``amount`` to spend on steps, in order.
+         spent: float = 0.0, reserve: float = 0.0) -> list[Leg]:
+    """The legs of a run with a budget of ``amount``, in order.
 
-    cost(shape, flops): of one step, in the unit of amount. micro_tokens: of a micro-batch, all processes together. reserve: what
-    a time budget keeps back (``Pace.reserve``). A budget too small for one step gives no leg.
+    cost(shape, flops): of one step, in the unit of amount. micro_tokens: of a micro-batch, all processes together. spent: before
+    the first step; reserve: what a time budget keeps back (``Pace.reserve``). A budget too small for one step gives no leg.
     """
     legs: list[Leg] = []
-    progress, spent, step, room = 0.0, 0.0, 0, amount - reserve
+    progress, step, room = 0.0, 0, amount - reserve
     while progress < 1.0:
         shape = shape_at(progress, config, micro_tokens)
         kinds = step_kinds(config.objective, step, shape.tokens // micro_tokens)
