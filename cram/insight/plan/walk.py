@@ -105,7 +105,7 @@ def walk(config, outline: Outline, micro_tokens: int, amount: float, cost: Calla
         kinds = step_kinds(config.objective, step, shape.tokens // micro_tokens)
         flops = outline.flops(shape, kinds)
         each = cost(shape, flops)
-        leap = _leap(config, progress, spent, each, room, kinds)
+        leap = _leap(config, shape, micro_tokens, progress, spent, each, room, kinds)
         if not leap:
             following = schedule.progress(amount, spent, each, reserve)
             if following is None:
@@ -118,14 +118,24 @@ def walk(config, outline: Outline, micro_tokens: int, amount: float, cost: Calla
     return legs
 
 
-def _leap(config, progress: float, spent: float, each: float, room: float, kinds: list[bool]) -> int:
+def _leap(config, shape: Shape, micro_tokens: int, progress: float, spent: float, each: float, room: float,
+          kinds: list[bool]) -> int:
     """Steps that will all be like this one, two steps short of where anything may change; 0 when they are few."""
     share = config.objective.causal_share * len(kinds)
-    if progress < config.train.batch_ramp or (config.objective.type == "hybrid" and share != int(share)):
+    if config.objective.type == "hybrid" and share != int(share):
         return 0
-    border = min((begin for begin in _begins(config) if begin > progress), default=1.0)
+    border = min((begin for begin in (*_begins(config), _batch_changes(config, shape.tokens, micro_tokens)) if begin > progress),
+                 default=1.0)
     steps = math.floor((border * room - spent) / each) - 2
     return steps if steps >= LEAST_LEAP else 0
+
+
+def _batch_changes(config, tokens: int, micro_tokens: int) -> float:
+    """The progress at which a growing batch has one micro-batch more; 0 when it has grown up."""
+    train = config.train
+    if train.batch_ramp <= 0 or tokens >= train.batch_tokens:
+        return train.batch_ramp
+    return train.batch_ramp * (tokens + micro_tokens / 2 - train.batch_start_tokens) / (train.batch_tokens - train.batch_start_tokens)
 
 
 def _begins(config) -> Iterator[float]:
