@@ -10,10 +10,9 @@ import numpy as np
 
 from cram.budget import Budget
 from cram.errors import CramError
-from cram.insight.scale.grid import Size, family, make_size, speeds
+from cram.insight.scale.grid import Size, speeds
 from cram.insight.scale.law import Fit, fit, parabola
 
-WIDEST = 2048           # of the candidates
 NEAR = 1.005            # losses within half a percent of the best are as good
 LEVELS = 3              # of FLOPs at which curves over size are drawn
 
@@ -85,13 +84,13 @@ class Advice:
     remarks: tuple[str, ...]
 
 
-def advise(config, budget: Budget, known: Fit, rows: Sequence[dict], text_tokens: Optional[int] = None) -> Advice:
-    """The best size of the family under FLOPs, or under time at the speed of the study's runs. CramError for other budgets: tokens
+def advise(candidates: Sequence[Size], budget: Budget, known: Fit, rows: Sequence[dict],
+           text_tokens: Optional[int] = None) -> Advice:
+    """The best of the candidates (``grid.family``) under FLOPs, or under time at the speed of the study's runs. CramError for other budgets: tokens
     and steps cost nothing in themselves, so there the largest model is always best."""
     if budget.kind not in ("flops", "time"):
         raise CramError(f"--recommend '{budget.text}': a number of {budget.kind} has no best size, larger is better; give FLOPs or time, "
                         "such as '1e15 flops' or 1h")
-    candidates = [make_size(name, config) for name in family(config, WIDEST)]
     each = np.array([size.flops_per_token for size in candidates])
     rate_C = _rates(rows, each)
     tokens_C = budget.amount / each if budget.kind == "flops" else budget.amount * rate_C / each
@@ -103,10 +102,8 @@ def advise(config, budget: Budget, known: Fit, rows: Sequence[dict], text_tokens
     good = np.flatnonzero(losses_C <= NEAR * losses_C[best])
     loss, low, high = known.predict(inner_C[best], tokens_C[best])
     largest_n, largest_d = max(row["n"] for row in rows), max(row["tokens"] for row in rows)
-    remarks = []
-    if inner_C[best] > largest_n or tokens_C[best] > largest_d:
-        remarks.append(f"extrapolated: {inner_C[best] / largest_n:.1f} times the largest size, {tokens_C[best] / largest_d:.1f} times the "
-                       "most tokens measured")
+    remarks = [f"extrapolated to {ratio:,.1f} times the {what} measured" for ratio, what in (
+        (inner_C[best] / largest_n, "largest size"), (tokens_C[best] / largest_d, "most tokens")) if ratio > 1.05]
     if text_tokens and tokens_C[best] > 4 * text_tokens:
         remarks.append(f"reads this text {tokens_C[best] / text_tokens:.1f} times: the law was fitted on less repetition")
     if best in (0, len(candidates) - 1):

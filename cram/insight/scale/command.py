@@ -115,7 +115,7 @@ def study(config, settings: Sequence[str], cells, asked, command_line: str, say:
         rows.append({"size": row["size"], "n": size.inner, "parameters": size.parameters, **row})
     first = advice.fit_rows([row for row in rows if not row["held_out"]], config.seed)
     final = advice.fit_rows(rows, config.seed)
-    text = find_text(config)
+    text, candidates = find_text(config), grid.family(config)
     if config.train.threads:
         import torch
         torch.set_num_threads(config.train.threads)
@@ -125,7 +125,7 @@ def study(config, settings: Sequence[str], cells, asked, command_line: str, say:
                        "flops_per_token": size.flops_per_token} for size in sizes.values()],
             "rows": rows, "first_law": _values(first.law), "held_out": advice.errors(first, [row for row in rows if row["held_out"]]),
             "fit": {"law": _values(final.law), "draws": [_values(law) for law in final.draws], "residuals": list(final.residuals)},
-            "advice": [page.advice_record(advice.advise(config, budget, final, rows, text.tokens)) for budget in asked]}
+            "advice": [page.advice_record(advice.advise(candidates, budget, final, rows, text.tokens)) for budget in asked]}
 
 
 def _values(law) -> list[float]:

@@ -11,7 +11,7 @@ import math
 import re
 import statistics
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Optional, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 from cram.budget import Budget
 from cram.config import KEYS, load, lookup
@@ -20,6 +20,7 @@ from cram.insight.plan.walk import Leg, Outline, walk
 
 SIZES = ("1x32", "1x64", "2x96", "2x128")
 BUDGETS = ("125e3 tokens", "250e3 tokens", "500e3 tokens", "1e6 tokens", "2e6 tokens")
+WIDTHS = (32, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)   # of candidates
 TINY_SIZES = ("1x16", "1x32", "2x32")
 TINY_BUDGETS = ("8e3 tokens", "16e3 tokens", "32e3 tokens", "64e3 tokens")
 TINY = ("data.packages=[networkx]", "tokenizer.vocab_size=1024", "train.batch_tokens=512", "evaluate.tokens=16384")
@@ -165,8 +166,7 @@ def speeds(rows: Sequence[dict]) -> dict[str, float]:
             for name in dict.fromkeys(row["size"] for row in rows)}
 
 
-def family(config, widest: int, aspect: Optional[float] = None) -> Iterator[str]:
-    """Names of candidate sizes from width 32 on, layers in proportion to width as in the recipe."""
-    aspect = aspect or config.model.width / config.model.layers
-    for width in range(32, widest + 1, 32):
-        yield f"{max(1, round(width / aspect))}x{width}"
+def family(config) -> list[Size]:
+    """Candidate sizes, layers in proportion to width as in the recipe."""
+    aspect = config.model.width / config.model.layers
+    return [make_size(f"{max(1, round(width / aspect))}x{width}", config) for width in WIDTHS]

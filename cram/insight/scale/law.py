@@ -101,7 +101,10 @@ def _huber(error_P) -> tuple[float, np.ndarray]:
 def _best_starts(x_P, y_P, log_loss_P) -> np.ndarray:
     """[POLISHED, 5] of the grid."""
     grid = np.array(list(itertools.product(*STARTS)))
-    value = [_huber(_log_loss(theta, x_P, y_P)[0] - log_loss_P)[0] for theta in grid]
+    a, b, e, alpha, beta = (part[:, None] for part in grid.T)
+    predicted = np.logaddexp(np.logaddexp(a - alpha * x_P, b - beta * y_P), e)  # [starts, P]
+    size = np.abs(predicted - log_loss_P)
+    value = np.where(size <= DELTA, 0.5 * size**2, DELTA * (size - 0.5 * DELTA)).sum(1)
     return grid[np.argsort(value, kind="stable")[:POLISHED]]
 
 
