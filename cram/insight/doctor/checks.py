@@ -76,19 +76,21 @@ def _card(facts: Facts) -> Iterator[Finding]:
     else:
         yield Finding(OK, "precision", "bf16" + (", fp8 (train.fp8=true)" if card.fp8 else "; no fp8 (needs capability 8.9)"))
     if card.total < CARD_MEMORY:
-        yield Finding(WARNING, "card memory", f"{card.total / 2**30:.1f} GiB", "the day's configurations begin at 8 GB; smaller "
-                      "train.micro_batch_tokens, train.recompute=full, train.loss=chunked")
+        yield Finding(WARNING, "card memory", f"{card.total / 2**30:.1f} GiB",
+                      "the day's configurations begin at 8 GB; smaller train.micro_batch_tokens, train.recompute=full, "
+                      "train.loss=chunked")
     if card.others:
         held = sum(size for _, size in card.others)
         state = WARNING if card.free > 0.5 * card.total else PROBLEM
-        yield Finding(state, "card shared", f"{len(card.others)} other processes hold {held / 2**30:.1f} GiB "
-                      f"(pid {', '.join(str(pid) for pid, _ in card.others[:4])}); {card.free / 2**30:.1f} GiB are free",
+        who = ", ".join(str(pid) for pid, _ in card.others[:4])
+        yield Finding(state, "card shared", f"{len(card.others)} other processes hold {held / 2**30:.1f} GiB (pid {who}); "
+                                            f"{card.free / 2**30:.1f} GiB are free",
                       "end them, or wait: a time budget pays for their share too")
     if facts.triton is None:
         yield Finding(WARNING, "triton", "not installed: attention by sdpa, and no torch.compile", "pip install triton")
     elif card.attention:
-        yield Finding(WARNING, "attention", f"our kernel does not run here: {card.attention}", "runs fall back to sdpa, which is slower; "
-                      "say model.attention=sdpa, and report it")
+        yield Finding(WARNING, "attention", f"our kernel does not run here: {card.attention}",
+                      "runs fall back to sdpa, which is slower; say model.attention=sdpa, and report it")
     elif card.attention is not None:
         yield Finding(OK, "attention", f"triton {facts.triton}: our kernel agrees with torch's")
     if not card.energy:
@@ -104,8 +106,8 @@ def _memory(facts: Facts) -> Iterator[Finding]:
     else:
         yield Finding(OK, "memory", f"{facts.memory_free / 2**30:.1f} GiB free of {facts.memory_total / 2**30:.1f}")
     if facts.shm_free is not None and facts.shm_free < LEAST_SHM:
-        yield Finding(WARNING, "/dev/shm", f"{facts.shm_free / 2**20:.0f} MiB free", "several processes (torchrun, data.workers) share memory "
-                      "there; in a container: --shm-size=1g")
+        yield Finding(WARNING, "/dev/shm", f"{facts.shm_free / 2**20:.0f} MiB free",
+                      "several processes (torchrun, data.workers) share memory there; in a container: --shm-size=1g")
 
 
 def _disk(facts: Facts) -> Iterator[Finding]:
@@ -113,14 +115,15 @@ def _disk(facts: Facts) -> Iterator[Finding]:
         yield Finding(PROBLEM, "disk", f"{facts.disk}: {facts.disk_error}", "choose another folder with out=...")
         return
     if facts.disk_free < LEAST_DISK:
-        yield Finding(WARNING, "disk", f"{facts.disk}: {facts.disk_free / 1e9:.1f} GB free", "the demo takes 0.1 GB, a day about 100 GB; "
-                      "out=... names another disk")
+        yield Finding(WARNING, "disk", f"{facts.disk}: {facts.disk_free / 1e9:.1f} GB free",
+                      "the demo takes 0.1 GB, a day about 100 GB; out=... names another disk")
     else:
         yield Finding(OK, "disk", f"{facts.disk}: {facts.disk_free / 1e9:.1f} GB free")
     if facts.write_speed is not None and facts.row_seconds is not None:
         slow = facts.write_speed < SLOW_DISK or facts.row_seconds > SLOW_ROW
-        yield Finding(WARNING if slow else OK, "writing", f"{facts.write_speed / 1e6:,.0f} MB/s with fsync, {1e3 * facts.row_seconds:.1f} ms a "
-                      "row of the ledger", "checkpoints are charged to the budget: a local disk is faster than a network's" if slow else "")
+        told = f"{facts.write_speed / 1e6:,.0f} MB/s with fsync, {1e3 * facts.row_seconds:.1f} ms a row of the ledger"
+        remedy = "checkpoints are charged to the budget: a local disk is faster than a network's" if slow else ""
+        yield Finding(WARNING if slow else OK, "writing", told, remedy)
 
 
 def _cores(facts: Facts) -> Iterator[Finding]:
@@ -134,7 +137,8 @@ def _cores(facts: Facts) -> Iterator[Finding]:
         yield Finding(WARNING if facts.load > usable else NOTE, "load", f"{facts.load:.1f} processes want the {usable:g} cores",
                       "a time budget buys less while others compute; step, token and FLOP budgets do not care")
     if not facts.allocator:
-        yield Finding(NOTE, "allocator", "not glibc: large tensors are mapped anew in each step, which costs some speed on the CPU")
+        yield Finding(NOTE, "allocator", "not glibc: large tensors are mapped anew in each step, which costs some speed on "
+                                         "the CPU")
 
 
 def _packages(facts: Facts) -> Iterator[Finding]:
@@ -146,7 +150,8 @@ def _packages(facts: Facts) -> Iterator[Finding]:
     if not facts.unmet:
         yield Finding(OK, "packages", "all that cram needs" + ("" if facts.strayed else ", in the versions it was tested with"))
     if facts.foreign_kernels:
-        yield Finding(OK, "kernels", f"Hugging Face's package of that name ({facts.foreign_kernels}) is installed and not in the way")
+        yield Finding(OK, "kernels", f"Hugging Face's package of that name ({facts.foreign_kernels}) is installed and not in "
+                                     "the way")
 
 
 def _clock(facts: Facts) -> Iterator[Finding]:
@@ -154,7 +159,8 @@ def _clock(facts: Facts) -> Iterator[Finding]:
         yield Finding(PROBLEM, "clock", f"two clocks differ by {facts.clock_drift:.1%}, steps of {facts.clock_step:g} s",
                       "a time budget cannot be trusted here; use steps, tokens or FLOPs, and mend the virtual machine's clock")
     elif facts.clock_year < 2024:
-        yield Finding(WARNING, "clock", f"says it is {facts.clock_year}", "budgets are kept all the same, but certificates and dates are wrong")
+        yield Finding(WARNING, "clock", f"says it is {facts.clock_year}",
+                      "budgets are kept all the same, but certificates and dates are wrong")
     else:
         yield Finding(OK, "clock", "steady")
 
@@ -163,13 +169,14 @@ def _network(facts: Facts) -> Iterator[Finding]:
     if facts.hub is None:
         return
     if facts.hub:
-        yield Finding(NOTE, "network", f"the Hugging Face hub cannot be reached: {facts.hub}", "the demo needs none; for others data.mirror or "
-                      "local files")
+        yield Finding(NOTE, "network", f"the Hugging Face hub cannot be reached: {facts.hub}",
+                      "the demo needs none; for others data.mirror or local files")
     else:
         yield Finding(OK, "network", "the Hugging Face hub answers")
 
 
 def lines(findings: list[Finding]) -> list[str]:
     """What is printed."""
-    return [f"{finding.state:<8} {finding.what:<12} {finding.told}" + (f"{os.linesep}{'':<22}-> {finding.remedy}" if finding.remedy else "")
+    return [f"{finding.state:<8} {finding.what:<12} {finding.told}"
+            + (f"{os.linesep}{'':<22}-> {finding.remedy}" if finding.remedy else "")
             for finding in findings]

@@ -22,7 +22,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     from cram.insight.doctor.checks import PROBLEM, examine, lines
     from cram.insight.doctor.facts import gather
 
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="out=FOLDER, train.device=cpu ...: as the runs will have it")
+    parser.add_argument("settings", nargs="*", metavar="key=value", help="out=FOLDER, train.device=cpu ...: as the runs will "
+                                                                         "have it")
     parser.add_argument("--quick", action="store_true", help="without network, kernel trial and presets")
     options = parser.parse_intermixed_args(arguments)
     if named := [text for text in options.settings if "=" not in text]:

@@ -1,5 +1,5 @@
-"""What there is on this machine. Everything is read or tried here and judged elsewhere (checks.py), so that made-up machines can
-be judged too. None: not known, or not tried."""
+"""What there is on this machine. Everything is read or tried here and judged elsewhere (checks.py), so that made-up machines
+can be judged too. None: not known, or not tried."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ SHM = Path("/dev/shm")
 
 @dataclass
 class CardFacts:
-    """A card as torch and NVML see it. others: processes of somebody else on it, with their bytes. attention: what our kernel's trial
-    said, "" when it agrees with torch's."""
+    """A card as torch and NVML see it. others: processes of somebody else on it, with their bytes. attention: what our kernel's
+    trial said, "" when it agrees with torch's."""
 
     name: str
     capability: tuple[int, int]
@@ -191,7 +191,8 @@ def _card(quick: bool) -> CardFacts:
                       torch.cuda.is_bf16_supported(including_emulation=False), fp8.why_not("cuda") is None)
     try:
         handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(0).uuid}")
-        facts.others = [(process.pid, process.usedGpuMemory or 0) for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        facts.others = [(process.pid, process.usedGpuMemory or 0)
+                        for process in pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
                         if process.pid != os.getpid()]
         pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
     except pynvml.NVMLError:

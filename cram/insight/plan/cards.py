@@ -1,7 +1,8 @@
 """Named cards: what their data sheets and price lists say. Nothing here was measured by us.
 
-Peak: dense bf16 (T4, V100: fp16) with fp32 accumulation, as ``cram.device.PEAK_FLOPS`` has it. Memory, bandwidth and power: NVIDIA's
-data sheets. Prices: what one provider asked an hour for one card on the day named; others ask a fifth or four times as much.
+Peak: dense bf16 (T4, V100: fp16) with fp32 accumulation, as ``cram.device.PEAK_FLOPS`` has it. Memory, bandwidth and power:
+NVIDIA's data sheets. Prices: what one provider asked an hour for one card on the day named; others ask a fifth or four times as
+much.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Optional
 from cram.device import PEAK_FLOPS
 from cram.errors import CramError
 
-# Share of the peak that training reaches (MFU): low, expected, high. Small models at 8,192 tokens and more a micro-batch reach 33 to
-# 41% of an H100 in public reports (torchtitan, Liang et al. 2024, arXiv 2410.06511; nanochat's speed runs); half of the usual on a
-# card whose kernels nobody has tuned. An assumption: `cram plan` on the card itself measures.
+# Share of the peak that training reaches (MFU): low, expected, high. Small models at 8,192 tokens and more a micro-batch reach
+# 33 to 41% of an H100 in public reports (torchtitan, Liang et al. 2024, arXiv 2410.06511; nanochat's speed runs); half of the
+# usual on a card whose kernels nobody has tuned. An assumption: `cram plan` on the card itself measures.
 MFU = (0.20, 0.35, 0.45)
 GB = 10**9
 

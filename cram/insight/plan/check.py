@@ -1,5 +1,5 @@
-"""``cram plan --check``: plan, run, compare. For three sizes, under time and under steps: what was foreseen of tokens and of time,
-beside what the ledger of the run then said.
+"""``cram plan --check``: plan, run, compare. For three sizes, under time and under steps: what was foreseen of tokens and of
+time, beside what the ledger of the run then said.
 
 Each plan is measured right before its run, since a machine's speed drifts; how busy the machine was stands in the record.
 """
@@ -24,13 +24,16 @@ VIEW = {"title": "The planner beside real runs", "rounds": "Each run was planned
         "panel": "{kind} budget", "x": "size", "line": "what", "kind": "bars", "baseline": "ledger",
         "y": [["tokens", "tokens"], ["seconds", "seconds"]],
         "columns": [["size", "size", ""], ["parameters", "parameters", ","], ["budget", "budget", ""], ["", "what", ""],
-                    ["tokens", "tokens", ","], ["seconds", "seconds", ",.2f"], ["off by", "off", "+.1%"], ["share of a core", "share", ".2f"],
+                    ["tokens", "tokens", ","], ["seconds", "seconds", ",.2f"], ["off by", "off", "+.1%"],
+                    ["share of a core", "share", ".2f"],
                     ["off at the same share", "off_at_share", "+.1%"]]}
-NOTES = [f"Foreseen: from the costs of steps, checkpoints and validations, measured for {{seconds:g}} s in the same process before "
+NOTES = [f"Foreseen: from the costs of steps, checkpoints and validations, measured for {{seconds:g}} s in the same process "
+         f"before "
          "the run. ledger: what the run was charged.",
-         "off by: of tokens under a time budget (the plan's own seconds are then nearly the budget), of seconds under a step budget.",
-         "share of a core: processor time over time, while measuring and during the run. Where neighbours compute, it is less than the "
-         "threads and moves; the last column takes the plan to the share that the run had."]
+         "off by: of tokens under a time budget (the plan's own seconds are then nearly the budget), of seconds under a step "
+         "budget.",
+         "share of a core: processor time over time, while measuring and during the run. Where neighbours compute, it is less "
+         "than the threads and moves; the last column takes the plan to the share that the run had."]
 
 
 class Case(NamedTuple):
@@ -64,7 +67,8 @@ def check(settings: Sequence[str], seconds: float, out: Path, command: str, say:
     return 0 if all("off" in row and abs(row["off"]) <= WITHIN for row in record["rows"] if row["what"] == "foreseen") else 1
 
 
-def run_cases(config, settings: Sequence[str], sizes: Sequence[str], seconds: float, say: Callable[[str], None]) -> Iterator[list[dict]]:
+def run_cases(config, settings: Sequence[str], sizes: Sequence[str], seconds: float,
+              say: Callable[[str], None]) -> Iterator[list[dict]]:
     """Two rows for each run: foreseen, and what its ledger says."""
     from cram.insight.scale.grid import proportions
 
@@ -74,7 +78,8 @@ def run_cases(config, settings: Sequence[str], sizes: Sequence[str], seconds: fl
         for kind in ("time", "steps"):
             rows, error = attempt(run_case, settings, Case(size, chosen, kind), seconds)
             rows = rows or [{"size": size, "kind": kind, "what": "foreseen", "error": error}]
-            say(f"plan: {size}, {kind} budget: " + (error or "foreseen {:,} tokens in {:.1f} s, ledger {:,} tokens in {:.1f} s: off by "
+            say(f"plan: {size}, {kind} budget: " + (error or "foreseen {:,} tokens in {:.1f} s, ledger {:,} tokens in {:.1f} "
+                                                             "s: off by "
                 "{:+.1%}".format(*(row[key] for row in rows for key in ("tokens", "seconds")), rows[0]["off"])))
             yield rows
 
@@ -99,12 +104,15 @@ def run_case(settings: Sequence[str], case: Case, seconds: float) -> list[dict[s
     plan = make_plan(config, outline, costs, text)
     links, share = _with_share(lambda: bring([*split[0], *split[1], f"budget={config.budget}"], "pretrain"))
     ledger = read_ledger(links / "pretrain" / "ledger.jsonl")
-    timed, facts = case.kind == "time", {"size": case.size, "kind": case.kind, "parameters": plan.parameters, "budget": config.budget}
+    timed, facts = case.kind == "time", {"size": case.size, "kind": case.kind, "parameters": plan.parameters,
+                                         "budget": config.budget}
     ratio = plan.tokens / ledger.tokens if timed else plan.seconds / ledger.seconds
     moved = share / share_before if timed else share_before / share
-    return [facts | {"what": "foreseen", "tokens": plan.tokens, "seconds": plan.seconds, "off": ratio - 1, "share": share_before,
+    return [facts | {"what": "foreseen", "tokens": plan.tokens, "seconds": plan.seconds, "off": ratio - 1,
+                     "share": share_before,
                      "off_at_share": ratio * moved - 1, "account": plan.account},
-            facts | {"what": "ledger", "tokens": ledger.tokens, "seconds": ledger.seconds, "share": share, "account": ledger.account,
+            facts | {"what": "ledger", "tokens": ledger.tokens, "seconds": ledger.seconds, "share": share,
+                     "account": ledger.account,
                      "head": ledger.head}]
 
 
@@ -120,5 +128,5 @@ def summary(rows: Sequence[dict]) -> str:
     found = [abs(row["off"]) for row in rows if "off" in row]
     if not found:
         return "No run could be compared."
-    return (f"Of {len(found)} runs, {sum(error <= WITHIN for error in found)} were foreseen within {WITHIN:.0%}; on the average off by "
-            f"{statistics.fmean(found):.1%}, largest {max(found):.1%}.")
+    return (f"Of {len(found)} runs, {sum(error <= WITHIN for error in found)} were foreseen within {WITHIN:.0%}; on the "
+            f"average off by {statistics.fmean(found):.1%}, largest {max(found):.1%}.")

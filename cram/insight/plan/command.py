@@ -21,11 +21,15 @@ SECONDS = 5.0
 
 
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable[[str], None]) -> int:
-    """Run ``cram plan`` with these arguments; returns the exit code. CramError for a wrong one, or a model that does not fit."""
+    """Run ``cram plan`` with these arguments; returns the exit code. CramError for a wrong one, or a model that does not
+    fit."""
     parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram run")
-    parser.add_argument("--gpu", metavar="NAME", help="plan for this card by its data sheet, not for this machine: H100, RTX 4090 ...")
-    parser.add_argument("--usd-per-hour", type=_price, metavar="X", help="price of the device (else telemetry.usd_per_hour, the card's)")
-    parser.add_argument("--measure", type=_seconds, metavar="SECONDS", help=f"how long steps are measured (default {SECONDS:g})")
+    parser.add_argument("--gpu", metavar="NAME", help="plan for this card by its data sheet, not for this machine: H100, RTX "
+                                                      "4090 ...")
+    parser.add_argument("--usd-per-hour", type=_price, metavar="X", help="price of the device (else telemetry.usd_per_hour, "
+                                                                         "the card's)")
+    parser.add_argument("--measure", type=_seconds, metavar="SECONDS", help="how long steps are measured "
+                                                                            f"(default {SECONDS:g})")
     parser.add_argument("--fit", type=Path, metavar="FILE", help="JSON of cram scale to expect the loss by")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--check", action="store_true", help="plan, run and compare three sizes; writes a record")
@@ -39,7 +43,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                      shlex.join(["cram", "plan", *arguments]), say)
     if options.out:
         raise CramError("--out is for cram plan --check")
-    config = load([text for text in options.settings if "=" not in text] or "demo", [text for text in options.settings if "=" in text])
+    config = load([text for text in options.settings if "=" not in text] or "demo",
+                  [text for text in options.settings if "=" in text])
     report(config, options, say)
     return 0
 

@@ -85,5 +85,5 @@ def _fitting(config, vocab_size: int, card: Card, precision: torch.dtype) -> int
         tokens = batch // count
         if rows % count == 0 and tokens <= max(65536, row) and still + moving * tokens / row <= 0.9 * card.memory:
             return tokens
-    raise CramError(f"does not fit: {(still + moving) / 1e9:.1f} GB with a single row of {row} tokens, more than nine tenths of the "
-                    f"{card.memory / 1e9:.0f} GB of {card.name}; make the model smaller, or use train.recompute=full")
+    raise CramError(f"does not fit: {(still + moving) / 1e9:.1f} GB with a single row of {row} tokens, more than nine tenths "
+                    f"of the {card.memory / 1e9:.0f} GB of {card.name}; make the model smaller, or use train.recompute=full")

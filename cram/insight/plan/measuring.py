@@ -1,7 +1,7 @@
 """Costs measured on this machine.
 
-The learner of a run (``cram.learner``) takes real steps on random text, made into batches as in training; it writes a checkpoint
-where runs are written and scores text as a validation does. What the loop adds around a step is taken from
+The learner of a run (``cram.learner``) takes real steps on random text, made into batches as in training; it writes a
+checkpoint where runs are written and scores text as a validation does. What the loop adds around a step is taken from
 ``reports/bench/overhead_cpu.json``.
 """
 
@@ -77,8 +77,8 @@ def refuse_size(config, device) -> None:
     row = config.train.sequence_length
     needed = sum(memory(config, config.tokenizer.vocab_size, row, device.dtype).values())
     if free is not None and needed > free:
-        raise CramError(f"does not fit: even with one row of {row} tokens it takes {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB "
-                        f"are free on {device.name}; make the model smaller, or name a card with --gpu")
+        raise CramError(f"does not fit: even with one row of {row} tokens it takes {needed / 2**30:.1f} GiB, and "
+                        f"{free / 2**30:.1f} GiB are free on {device.name}; make the model smaller, or name a card with --gpu")
 
 
 def _compile(learner: Learner, config, micro_tokens: int, shapes: list[Shape], say, clock) -> float:
@@ -102,13 +102,15 @@ def _rows(config, micro_tokens: int, estimate: float, seconds: float, remarks: l
     return fewer
 
 
-def _steps(learner: Learner, config, shapes: list[Shape], rows: int, micro_tokens: int, seconds: float, leave: contextlib.ExitStack,
+def _steps(learner: Learner, config, shapes: list[Shape], rows: int, micro_tokens: int, seconds: float,
+           leave: contextlib.ExitStack,
            clock: Callable[[], float]) -> tuple[dict[Shape, float], float, int]:
     """(seconds of a micro-batch by shape, of an update, steps timed). Shapes take turns; those of fewer layers come last in
     the reckoning: a model grows and never shrinks, so they are left to the rate."""
     row, vocab_size = config.train.sequence_length, config.tokenizer.vocab_size
     text = RandomText(vocab_size, max(64, 8 * rows) * row)
-    batches = {shape: Batches(text, config.objective, row=row, seed=config.seed, device=learner.device.kind) for shape in shapes}
+    batches = {shape: Batches(text, config.objective, row=row, seed=config.seed, device=learner.device.kind)
+               for shape in shapes}
     for made in batches.values():
         leave.callback(made.close)
     learner.optimizers.set_learning_rate(0.01)
@@ -120,7 +122,8 @@ def _steps(learner: Learner, config, shapes: list[Shape], rows: int, micro_token
             learner.enter(replace(shape, tokens=rows * row))
             learner.guard.reset()
             began = clock()
-            micro = batches[shape].step(number, number * rows, rows=rows, length=shape.row, micro_rows=rows, mask_rate=shape.mask_rate)
+            micro = batches[shape].step(number, number * rows, rows=rows, length=shape.row, micro_rows=rows,
+                                        mask_rate=shape.mask_rate)
             predicted = max(1, sum(each.predicted for each in micro))
             loss = learner.backward(micro, dict.fromkeys((False, True), 1 / predicted))
             _wait(learner)

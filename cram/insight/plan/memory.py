@@ -1,7 +1,7 @@
 """Memory of training by part, before any is taken.
 
-What is at rest follows from the parameters. What a forward pass keeps for the backward pass is counted on the very model, run over
-torch's fake tensors: every operation says what it would save, nothing is computed (activations of eager code; a compiled
+What is at rest follows from the parameters. What a forward pass keeps for the backward pass is counted on the very model, run
+over torch's fake tensors: every operation says what it would save, nothing is computed (activations of eager code; a compiled
 model keeps fewer, so this is its upper bound).
 """
 
@@ -52,7 +52,8 @@ def optimizer_bytes(model: nn.Module, optimizer) -> int:
 
 
 def _kept(config, model: Transformer, tokens: int, dtype: torch.dtype) -> tuple[int, int, int]:
-    """Bytes that the backward pass needs of the layers, of the logits with their gradient, and whatever the number of tokens."""
+    """Bytes that the backward pass needs of the layers, of the logits with their gradient, and whatever the number of
+    tokens."""
     row, depth = config.train.sequence_length, model.depth
     total, of_logits, copies = _by_token(config, model, dtype)
     if config.train.recompute != "none":
@@ -81,7 +82,8 @@ def _by_token(config, model: Transformer, dtype: torch.dtype) -> tuple[float, fl
 
 def _products(model: Transformer) -> int:
     """Numbers a token that the matrix products and the attention of a block give."""
-    return sum(module.out_features for module in model.blocks[0].modules() if isinstance(module, nn.Linear)) + model.config.width
+    return sum(module.out_features for module in model.blocks[0].modules()
+               if isinstance(module, nn.Linear)) + model.config.width
 
 
 def _saved(config, model: Transformer, tokens: int, dtype: torch.dtype) -> tuple[int, int]:

@@ -59,13 +59,16 @@ def make_plan(config, outline: Outline, costs: Costs, text: Text, free_disk: Opt
     parts = memory(config, outline.model.vocab_size, costs.micro_tokens, costs.precision)
     disk = {"checkpoints": (config.train.keep_checkpoints + 1) * most_bytes(outline.model, config), **text.disk}
     plan = Plan(config.name, config.budget, costs.device, costs.measured, outline.parameters, outline.inner_parameters,
-                costs.micro_tokens, sum(leg.steps for leg in legs), tokens, sum(leg.flops for leg in legs), sum(account.values()),
+                costs.micro_tokens, sum(leg.steps for leg in legs), tokens, sum(leg.flops for leg in legs),
+                sum(account.values()),
                 account, parts, disk, legs, tokens / text.tokens if text.tokens else None)
-    plan.warnings = _warnings(config, costs, plan, budget, shutil.disk_usage(disk_folder(config)).free if free_disk is None else free_disk)
+    free = shutil.disk_usage(disk_folder(config)).free if free_disk is None else free_disk
+    plan.warnings = _warnings(config, costs, plan, budget, free)
     return plan
 
 
-def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget, amount: float) -> tuple[list[Leg], dict[str, float]]:
+def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget,
+          amount: float) -> tuple[list[Leg], dict[str, float]]:
     """(legs, seconds by what they go to) of ``amount`` of the budget's unit.
 
     Under a time budget what lies beside the steps makes each step as much dearer, so that it moves progress as it will.
@@ -77,9 +80,11 @@ def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget, am
     for _ in range(3):  # how many checkpoints there will be depends on how long it takes, and that on them
         if budget.kind == "time":
             reserve = train.reserve if train.reserve is not None else 2 * costs.save + min(0.2 + 0.004 * budget.amount, 10.0)
-            dearer = 1 + beside / max(amount - start - reserve - beside, 1e-9) if beside < amount - start - reserve else math.inf
-            legs = [] if math.isinf(dearer) else walk(config, outline, costs.micro_tokens, amount, lambda shape, flops:
-                                                      dearer * costs.step(shape, flops), start, reserve)
+            room = amount - start - reserve
+            dearer = room / (room - beside) if beside < room else math.inf
+            legs = [] if math.isinf(dearer) else walk(
+                config, outline, costs.micro_tokens, amount, lambda shape, flops: dearer * costs.step(shape, flops), start,
+                reserve)
         else:
             unit = {"tokens": lambda shape, flops: shape.tokens, "flops": lambda shape, flops: flops,
                     "steps": lambda shape, flops: 1}[budget.kind]
@@ -115,29 +120,32 @@ def _warnings(config, costs: Costs, plan: Plan, budget: Budget, free_disk: int) 
     except CramError as error:
         told.append(f"it will be refused: {error}")
     if not plan.steps:
-        told.append(f"budget too short: {config.budget} is not enough for one step of {train.batch_tokens:,} tokens; give it more, or a "
-                    "smaller train.batch_tokens or model")
+        told.append(f"budget too short: {config.budget} is not enough for one step of {train.batch_tokens:,} tokens; give it "
+                    "more, or a smaller train.batch_tokens or model")
     elif plan.steps < FEW_STEPS:
-        smaller = max(1, round(train.batch_tokens * plan.steps / (2 * FEW_STEPS) / train.sequence_length)) * train.sequence_length
+        rows = train.batch_tokens * plan.steps / (2 * FEW_STEPS) / train.sequence_length
+        smaller = max(1, round(rows)) * train.sequence_length
         hint = f"train.batch_tokens={smaller} makes more of it" if smaller < train.batch_tokens else "give it more"
         told.append(f"budget too short, or batch too large for it: {plan.steps} steps; {hint}")
     if budget.kind == "time" and plan.steps and plan.account["steps"] < 0.8 * plan.seconds:
         told.append(f"only {plan.account['steps'] / plan.seconds:.0%} of the time goes to steps; a longer budget wastes less")
     if plan.epochs is not None and plan.epochs > EPOCHS:
-        told.append(f"the text is read {plan.epochs:.1f} times; beyond {EPOCHS} epochs repeated text is worth ever less (Muennighoff et "
-                    "al. 2023); bring more text, or a smaller budget")
+        told.append(f"the text is read {plan.epochs:.1f} times; beyond {EPOCHS} epochs repeated text is worth ever less "
+                    "(Muennighoff et al. 2023); bring more text, or a smaller budget")
     total = sum(plan.memory.values())
     if costs.memory_bytes is not None and total > NOMINAL * costs.memory_bytes:
-        told.append(f"memory: {total / 2**30:.1f} GiB, more than nine tenths of the {costs.memory_bytes / 2**30:.1f} GiB there are; "
-                    "smaller train.micro_batch_tokens, or train.recompute=full")
+        told.append(f"memory: {total / 2**30:.1f} GiB, more than nine tenths of the {costs.memory_bytes / 2**30:.1f} GiB there "
+                    "are; smaller train.micro_batch_tokens, or train.recompute=full")
     if sum(plan.disk.values()) > free_disk:
-        told.append(f"disk: up to {sum(plan.disk.values()) / 1e9:.1f} GB, {free_disk / 1e9:.1f} GB are free; choose another with out=...")
+        told.append(f"disk: up to {sum(plan.disk.values()) / 1e9:.1f} GB, {free_disk / 1e9:.1f} GB are free; choose another "
+                    "with out=...")
     return told
 
 
 def to_record(plan: Plan, **more: Any) -> dict[str, Any]:
     """JSON-ready."""
     values = {name: value for name, value in vars(plan).items() if name != "legs"}
-    return {**values, **more, "legs": [{"steps": leg.steps, "tokens": leg.tokens, "flops": leg.flops, "batch_tokens": leg.shape.tokens,
+    return {**values, **more, "legs": [{"steps": leg.steps, "tokens": leg.tokens, "flops": leg.flops,
+                                        "batch_tokens": leg.shape.tokens,
                                         "row": leg.shape.row, "mask_rate": leg.shape.mask_rate, "window": leg.shape.window,
                                         "layers": leg.shape.layers} for leg in plan.legs]}

@@ -20,7 +20,9 @@ def rows(plan: Plan, costs: Costs, text: Text, expected: Expected, card: Optiona
     """(what, how much, whence) in order."""
     legs, batch = plan.legs, sorted({leg.shape.tokens for leg in plan.legs})
     speed = plan.tokens / plan.account["steps"] if plan.steps else 0.0
-    whence = f"measured, {costs.steps} steps" if plan.measured else f"MFU {MFU[1]:.0%} of {card.peak / 1e12:.0f} TFLOP/s, {ASSUMED}"
+    whence = f"measured, {costs.steps} steps"
+    if card is not None:
+        whence = f"MFU {MFU[1]:.0%} of {card.peak / 1e12:.0f} TFLOP/s, {ASSUMED}"
     changes = [f"{name} {values[0]:g} to {values[-1]:g}" for name, values in (
         ("row", [leg.shape.row for leg in legs]), ("mask rate", [leg.shape.mask_rate for leg in legs]),
         ("window", [leg.shape.window or leg.shape.row for leg in legs]), ("layers", [leg.shape.layers for leg in legs]))
@@ -35,13 +37,16 @@ def rows(plan: Plan, costs: Costs, text: Text, expected: Expected, card: Optiona
         ("tokens", f"{plan.tokens:,}" + _span(plan, 0), _epochs(plan, text)),
         ("time", TIME.show(plan.seconds) + _span(plan, 1), ", ".join(
             f"{name} {seconds:,.1f} s" for name, seconds in plan.account.items() if seconds >= 0.05)),
-        ("memory", _size(sum(plan.memory.values())), ", ".join(f"{name} {_size(size)}" for name, size in plan.memory.items() if size >= 2**16)
+        ("memory", _size(sum(plan.memory.values())),
+         ", ".join(f"{name} {_size(size)}" for name, size in plan.memory.items() if size >= 2**16)
          + " (eager code; compiled keeps less)" * (costs.kind == "cuda")),
-        ("", _size(costs.peak_bytes), "measured: what the process grew by, its workspace included") if costs.peak_bytes else None,
+        ("", _size(costs.peak_bytes), "measured: what the process grew by, its workspace included") if costs.peak_bytes
+        else None,
         ("disk", _size(sum(plan.disk.values())), ", ".join(f"{name} {_size(size)}" for name, size in plan.disk.items() if size)
          + ("" if text.exact else " (text estimated)" if text.disk else " (text unknown)")),
         ("energy", "unknown" if kwh is None else f"{kwh:,.3g} kWh", "no meter here" if kwh is None else
-         "measured power" if plan.measured else "at the card's design power, the most it draws; the machine around it comes on top"),
+         "measured power" if plan.measured else "at the card's design power, the most it draws; the machine around it comes "
+                                                "on top"),
         ("cost", "unknown" if usd is None else f"${plan.seconds / 3600 * usd:,.2f}", usd_source),
         ("loss", "unknown" if expected.loss is None else f"{expected.loss:.3f} [{expected.low:.3f}, {expected.high:.3f}]",
          expected.told.removeprefix("unknown: "))]
@@ -53,8 +58,8 @@ def lines(plan: Plan, found: list[tuple[str, str, str]], costs: Costs) -> list[s
     told = [f"plan of {plan.name}: {plan.budget} on {plan.device}; preparing text and evaluation cost no budget"]
     told += [f"  {what:<12} {value}" + (f"    {note}" if note else "") for what, value, note in found]
     if not plan.measured:
-        told.append(f"  assumed      MFU {MFU[0]:.0%} to {MFU[2]:.0%}; setup {CARD_SETUP:.0f} s, compiling {CARD_GRAPH:.0f} s a shape, "
-                    f"checkpoints at {CARD_DISK / 1e9:.0f} GB/s; on the card itself, cram plan measures")
+        told.append(f"  assumed      MFU {MFU[0]:.0%} to {MFU[2]:.0%}; setup {CARD_SETUP:.0f} s, compiling {CARD_GRAPH:.0f} s "
+                    f"a shape, checkpoints at {CARD_DISK / 1e9:.0f} GB/s; on the card itself, cram plan measures")
     told += [f"  note         {remark}" for remark in costs.remarks]
     return told + [f"warning: {warning}" for warning in plan.warnings]
 

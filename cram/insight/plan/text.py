@@ -20,8 +20,8 @@ PACKED = (".gz", ".xz", ".zst", ".parquet")
 
 @dataclass(frozen=True)
 class Text:
-    """tokens: to train on, held_out: to validate on; None where unknown. told: how that is known. disk: bytes by what takes them,
-    of text and shards; exact: whether both were read from finished results."""
+    """tokens: to train on, held_out: to validate on; None where unknown. told: how that is known. disk: bytes by what takes
+    them, of text and shards; exact: whether both were read from finished results."""
 
     tokens: Optional[int]
     held_out: Optional[int]
@@ -52,8 +52,9 @@ def find_text(config) -> Text:
         return Text(None, None, f"unknown: {whence}; it is known after: cram data", False, disk)
     each, width = bytes_per_token(config.tokenizer.vocab_size), 2 if config.tokenizer.vocab_size <= 65_536 else 4
     tokens = round(size / each)
-    return Text(tokens, round(tokens * config.data.validation_fraction), f"estimated: {whence} at {each:.1f} bytes a token, before "
-                "filters and duplicates take their share", False, {"text": round(STORED * size), "data": width * tokens})
+    return Text(tokens, round(tokens * config.data.validation_fraction),
+                f"estimated: {whence} at {each:.1f} bytes a token, before filters and duplicates take "
+                "their share", False, {"text": round(STORED * size), "data": width * tokens})
 
 
 def bytes_per_token(vocab_size: int) -> float:

@@ -95,8 +95,9 @@ def walk(config, outline: Outline, micro_tokens: int, amount: float, cost: Calla
          spent: float = 0.0, reserve: float = 0.0) -> list[Leg]:
     """The legs of a run with a budget of ``amount``, in order.
 
-    cost(shape, flops): of one step, in the unit of amount. micro_tokens: of a micro-batch, all processes together. spent: before
-    the first step; reserve: what a time budget keeps back (``Pace.reserve``). A budget too small for one step gives no leg.
+    cost(shape, flops): of one step, in the unit of amount. micro_tokens: of a micro-batch, all processes together. spent:
+    before the first step; reserve: what a time budget keeps back (``Pace.reserve``). A budget too small for one step gives no
+    leg.
     """
     legs: list[Leg] = []
     progress, step, room = 0.0, 0, amount - reserve
@@ -124,7 +125,8 @@ def _leap(config, shape: Shape, micro_tokens: int, progress: float, spent: float
     share = config.objective.causal_share * len(kinds)
     if config.objective.type == "hybrid" and share != int(share):
         return 0
-    border = min((begin for begin in (*_begins(config), _batch_changes(config, shape.tokens, micro_tokens)) if begin > progress),
+    border = min((begin for begin in (*_begins(config), _batch_changes(config, shape.tokens, micro_tokens))
+                  if begin > progress),
                  default=1.0)
     steps = math.floor((border * room - spent) / each) - 2
     return steps if steps >= LEAST_LEAP else 0
@@ -135,7 +137,8 @@ def _batch_changes(config, tokens: int, micro_tokens: int) -> float:
     train = config.train
     if train.batch_ramp <= 0 or tokens >= train.batch_tokens:
         return train.batch_ramp
-    return train.batch_ramp * (tokens + micro_tokens / 2 - train.batch_start_tokens) / (train.batch_tokens - train.batch_start_tokens)
+    return train.batch_ramp * (tokens + micro_tokens / 2 - train.batch_start_tokens) / (train.batch_tokens
+                                                                                        - train.batch_start_tokens)
 
 
 def _begins(config) -> Iterator[float]:

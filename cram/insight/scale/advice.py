@@ -34,7 +34,8 @@ def errors(known: Fit, rows: Sequence[dict]) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class IsoFlop:
-    """Losses of the sizes at equal FLOPs, and the best size by a parabola through them (None: it lies outside) and by the law."""
+    """Losses of the sizes at equal FLOPs, and the best size by a parabola through them (None: it lies outside) and by the
+    law."""
 
     flops: float
     n: tuple[float, ...]
@@ -69,7 +70,8 @@ def iso_flops(rows: Sequence[dict], known: Fit) -> list[IsoFlop]:
 
 @dataclass(frozen=True)
 class Advice:
-    """The size to train under a budget. n_low, n_high: 95% of the draws; good: smallest and largest name within half a percent."""
+    """The size to train under a budget. n_low, n_high: 95% of the draws; good: smallest and largest name within half a
+    percent."""
 
     budget: str
     size: Size
@@ -86,11 +88,11 @@ class Advice:
 
 def advise(candidates: Sequence[Size], budget: Budget, known: Fit, rows: Sequence[dict],
            text_tokens: Optional[int] = None) -> Advice:
-    """The best of the candidates (``grid.family``) under FLOPs, or under time at the speed of the study's runs. CramError for other budgets: tokens
-    and steps cost nothing in themselves, so there the largest model is always best."""
+    """The best of the candidates (``grid.family``) under FLOPs, or under time at the speed of the study's runs. CramError for
+    other budgets: tokens and steps cost nothing in themselves, so there the largest model is always best."""
     if budget.kind not in ("flops", "time"):
-        raise CramError(f"--recommend '{budget.text}': a number of {budget.kind} has no best size, larger is better; give FLOPs or time, "
-                        "such as '1e15 flops' or 1h")
+        raise CramError(f"--recommend '{budget.text}': a number of {budget.kind} has no best size, larger is better; give "
+                        "FLOPs or time, such as '1e15 flops' or 1h")
     each = np.array([size.flops_per_token for size in candidates])
     rate_C = _rates(rows, each)
     tokens_C = budget.amount / each if budget.kind == "flops" else budget.amount * rate_C / each
@@ -109,11 +111,13 @@ def advise(candidates: Sequence[Size], budget: Budget, known: Fit, rows: Sequenc
     if best in (0, len(candidates) - 1):
         remarks.append("at the edge of the family of candidates")
     return Advice(budget.text, candidates[best], float(tokens_C[best]), loss, low, high, float(n_low), float(n_high),
-                  (candidates[good[0]].name, candidates[good[-1]].name), float(tokens_C[best] * each[best] / rate_C[best]), tuple(remarks))
+                  (candidates[good[0]].name, candidates[good[-1]].name), float(tokens_C[best] * each[best] / rate_C[best]),
+                  tuple(remarks))
 
 
 def _rates(rows: Sequence[dict], each: np.ndarray) -> np.ndarray:
-    """FLOP/s of models of so many FLOPs a token: between the study's sizes on a line over logarithms, beyond them as at the end."""
+    """FLOP/s of models of so many FLOPs a token: between the study's sizes on a line over logarithms, beyond them as at the
+    end."""
     measured = sorted((next(row["flops"] / row["tokens"] for row in rows if row["size"] == name), speed)
                       for name, speed in speeds(rows).items())
     x = np.log([flops for flops, _ in measured])

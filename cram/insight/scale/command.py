@@ -24,11 +24,13 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     """Run ``cram scale`` with these arguments; returns the exit code. CramError for a grid that determines nothing."""
     from cram.insight.scale import grid
 
-    parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram run; the recipe of all runs")
+    parser.add_argument("settings", nargs="*", metavar="[config ...] [key=value ...]", help="as for cram run; the recipe of "
+                                                                                            "all runs")
     parser.add_argument("--sizes", nargs="+", metavar="LxD", help=f"layers x width (default: {' '.join(grid.SIZES)})")
     parser.add_argument("--budgets", nargs="+", metavar="BUDGET", help="of each run, tokens or FLOPs; the largest is held out "
-                        f"(default: {', '.join(grid.BUDGETS)})")
-    parser.add_argument("--recommend", nargs="+", metavar="BUDGET", default=[], help="also name the size for these FLOPs or times")
+                                                                       f"(default: {', '.join(grid.BUDGETS)})")
+    parser.add_argument("--recommend", nargs="+", metavar="BUDGET", default=[], help="also name the size for these FLOPs or "
+                                                                                     "times")
     parser.add_argument("--tiny", action="store_true", help="a grid of a minute: shows how it goes, proves nothing")
     parser.add_argument("--dry-run", action="store_true", help="say what it would cost; run nothing")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of record and page (default: {OUT})")
@@ -60,11 +62,12 @@ def _render(path: Path, say: Callable[[str], None]) -> int:
     record = read_fit(path)
     made = page.write(path)
     for each in record["held_out"]:
-        say(f"held out {each['size']} {each['tokens']:,} tokens: foreseen {each['predicted']:.4f}, measured {each['measured']:.4f}, "
-            f"error {each['error']:+.2%}")
+        say(f"held out {each['size']} {each['tokens']:,} tokens: foreseen {each['predicted']:.4f}, measured "
+            f"{each['measured']:.4f}, error {each['error']:+.2%}")
     for each in record["advice"]:
         say(f"for {each['budget']}: {each['size']}, {each['parameters']:,} parameters, {each['tokens']:,.3g} tokens, loss "
-            f"{each['loss']:.3f} ({each['low']:.3f} to {each['high']:.3f})" + "".join(f"; {remark}" for remark in each["remarks"]))
+            f"{each['loss']:.3f} ({each['low']:.3f} to {each['high']:.3f})"
+            + "".join(f"; {remark}" for remark in each["remarks"]))
         say(f"    {' '.join(each['settings'])}")
     say(f"scale: {path}, {', '.join(file.name for file in made)}")
     return 0
@@ -77,11 +80,12 @@ def _asked(texts: Sequence[str], config, cells) -> list:
 
     asked = [Budget.parse(text) for text in texts]
     if wrong := next((budget for budget in asked if budget.kind not in ("flops", "time")), None):
-        raise CramError(f"--recommend '{wrong.text}': a number of {wrong.kind} has no best size, larger is better; give FLOPs or time, "
-                        "such as '1e15 flops' or 1h")
+        raise CramError(f"--recommend '{wrong.text}': a number of {wrong.kind} has no best size, larger is better; give FLOPs "
+                        "or time, such as '1e15 flops' or 1h")
     own = Budget.parse(config.budget)
     largest = max(cell.flops for cell in cells)
-    return asked or [*([own] if own.kind in ("flops", "time") else []), *(Budget.parse(f"{factor * largest:.1e} flops".replace("e+", "e"))
+    return asked or [*([own] if own.kind in ("flops", "time") else []),
+                     *(Budget.parse(f"{factor * largest:.1e} flops".replace("e+", "e"))
                                                                            for factor in (1, 10))]
 
 
@@ -96,9 +100,9 @@ def _tell_cost(config, cells, say: Callable[[str], None]) -> None:
     for cell in cells:
         costs = rates[cell.size.name]
         seconds += cell.flops / costs.rate + cell.steps * costs.update + costs.setup + 2 * costs.save
-    say(f"{len(cells)} runs ({len(sizes)} sizes, {len(cells) // len(sizes)} budgets), {sum(cell.tokens for cell in cells):,} tokens, "
-        f"{sum(cell.flops for cell in cells):.3g} FLOPs; about {seconds / 60:.1f} minutes of training here, by steps measured just now, "
-        "less what is there already; text and evaluation come on top")
+    say(f"{len(cells)} runs ({len(sizes)} sizes, {len(cells) // len(sizes)} budgets), {sum(cell.tokens for cell in cells):,} "
+        f"tokens, {sum(cell.flops for cell in cells):.3g} FLOPs; about {seconds / 60:.1f} minutes of training here, by steps "
+        "measured just now, less what is there already; text and evaluation come on top")
 
 
 def study(config, settings: Sequence[str], cells, asked, command_line: str, say: Callable[[str], None]) -> dict[str, Any]:
@@ -119,12 +123,15 @@ def study(config, settings: Sequence[str], cells, asked, command_line: str, say:
     if config.train.threads:
         import torch
         torch.set_num_threads(config.train.threads)
-    return {"schema": 1, "what": "scale", "name": config.name, "command": command_line, "environment": environment(device_kind(config.train)),
+    return {"schema": 1, "what": "scale", "name": config.name, "command": command_line,
+            "environment": environment(device_kind(config.train)),
             "recipe": grid.recipe(config), "text_tokens": text.tokens,
             "sizes": [{"name": size.name, "settings": list(size.settings), "parameters": size.parameters, "n": size.inner,
                        "flops_per_token": size.flops_per_token} for size in sizes.values()],
-            "rows": rows, "first_law": _values(first.law), "held_out": advice.errors(first, [row for row in rows if row["held_out"]]),
-            "fit": {"law": _values(final.law), "draws": [_values(law) for law in final.draws], "residuals": list(final.residuals)},
+            "rows": rows, "first_law": _values(first.law), "held_out": advice.errors(first,
+                                                                                     [row for row in rows if row["held_out"]]),
+            "fit": {"law": _values(final.law), "draws": [_values(law) for law in final.draws],
+                    "residuals": list(final.residuals)},
             "advice": [page.advice_record(advice.advise(candidates, budget, final, rows, text.tokens)) for budget in asked]}
 
 

@@ -1,7 +1,7 @@
 """The grid of a scaling study: sizes of one shape, budgets, the runs in every cell.
 
-A size is ``<layers>x<width>``; heads, key/value heads and a configured inner width follow in proportion, learning rates and batch
-stay the recipe's. Every cell is a whole run with a schedule of its own, through the stages: what is there is found again.
+A size is ``<layers>x<width>``; heads, key/value heads and a configured inner width follow in proportion, learning rates and
+batch stay the recipe's. Every cell is a whole run with a schedule of its own, through the stages: what is there is found again.
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ def make_cells(config, sizes: Sequence[str], budgets: Sequence[str]) -> list[Cel
                         "would let the machine's mood decide what is read")
     made = [make_size(name, config) for name in dict.fromkeys(sizes)]
     if len(made) < 3 or len(parsed) < 4:
-        raise CramError(f"{len(made)} sizes and {len(parsed)} budgets: a fit needs three --sizes and three --budgets, and one more, "
-                        "the largest, to be predicted")
+        raise CramError(f"{len(made)} sizes and {len(parsed)} budgets: a fit needs three --sizes and three --budgets, and one "
+                        "more, the largest, to be predicted")
     return [_cell(config, size, budget, budget == parsed[-1]) for budget in parsed for size in made]
 
 
@@ -138,8 +138,8 @@ def _cell(config, size: Size, budget: Budget, held_out: bool) -> Cell:
     legs = walk_budget(Outline(resized(config, size.settings)), budget)
     steps = sum(leg.steps for leg in legs)
     if steps < 4:
-        raise CramError(f"budget {budget.text}: buys {steps} steps of {config.train.batch_tokens:,} tokens for {size.name}, which "
-                        "teach nothing; give larger --budgets or a smaller train.batch_tokens")
+        raise CramError(f"budget {budget.text}: buys {steps} steps of {config.train.batch_tokens:,} tokens for {size.name}, "
+                        "which teach nothing; give larger --budgets or a smaller train.batch_tokens")
     return Cell(size, budget, held_out, steps, sum(leg.tokens for leg in legs), sum(leg.flops for leg in legs))
 
 

@@ -63,8 +63,8 @@ def fit(n_P: Sequence[float], d_P: Sequence[float], loss_P: Sequence[float], dra
     determine five parameters."""
     n_P, d_P, loss_P = (np.asarray(values, dtype=np.float64) for values in (n_P, d_P, loss_P))
     if len(set(n_P)) < 3 or len(set(d_P)) < 3 or len(n_P) < 6:
-        raise CramError(f"{len(n_P)} points of {len(set(n_P))} sizes and {len(set(d_P))} budgets do not determine the law's five "
-                        "parameters; give at least three --sizes, and three --budgets beside the held-out one")
+        raise CramError(f"{len(n_P)} points of {len(set(n_P))} sizes and {len(set(d_P))} budgets do not determine the law's "
+                        "five parameters; give at least three --sizes, and three --budgets beside the held-out one")
     x_P, y_P, log_loss_P = np.log(n_P), np.log(d_P), np.log(loss_P)
     found = _minimum(x_P, y_P, log_loss_P, _best_starts(x_P, y_P, log_loss_P))
     predicted_P = _log_loss(found, x_P, y_P)[0]

@@ -39,18 +39,19 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
     where = record["environment"]
     blocks = [
         ("title", _title(record)),
-        ("text", f"{len(record['sizes'])} sizes, {len(rows)} runs, each with a schedule of its own; the largest budget was held out of a "
-                 f"first fit, which foresaw its losses with a mean error of {mean:.2%}, at worst {worst:.2%}."),
-        ("text", f"{where['name']} ({where['threads']} CPU threads); torch {where['torch']}; {where['date']}. Budgets are tokens or FLOPs, "
-                 "so losses do not depend on the machine; speeds do."),
+        ("text", f"{len(record['sizes'])} sizes, {len(rows)} runs, each with a schedule of its own; the largest budget was "
+                 f"held out of a first fit, which foresaw its losses with a mean error of {mean:.2%}, at worst {worst:.2%}."),
+        ("text", f"{where['name']} ({where['threads']} CPU threads); torch {where['torch']}; {where['date']}. Budgets are "
+                 "tokens or FLOPs, so losses do not depend on the machine; speeds do."),
         ("code", f"{record['command']}\ncram scale --render {stem}.json    # this page, from the record"),
-        ("figure", f"{stem}-fit", _draw_fit(record), "held-out loss over tokens, measured and by the fitted law, for each size"),
+        ("figure", f"{stem}-fit", _draw_fit(record),
+         "held-out loss over tokens, measured and by the fitted law, for each size"),
         ("section", "The law"),
         ("code", f"L(N, D) = {_law(known.law)}"),
-        ("text", "L: held-out loss, nats a predicted token. N: parameters without the tables of embeddings and head (Kaplan et al. 2020). "
-                 "D: tokens trained on. Form and fit: Hoffmann et al. 2022, section 3.3 (Huber loss on logarithms, L-BFGS from a grid "
-                 "of starts). Intervals: 95% of a bootstrap of residuals; they say how well the numbers are known, not whether the form "
-                 "holds far outside."),
+        ("text", "L: held-out loss, nats a predicted token. N: parameters without the tables of embeddings and head (Kaplan "
+                 "et al. 2020). D: tokens trained on. Form and fit: Hoffmann et al. 2022, section 3.3 (Huber loss on "
+                 "logarithms, L-BFGS from a grid of starts). Intervals: 95% of a bootstrap of residuals; they say how well "
+                 "the numbers are known, not whether the form holds far outside."),
         ("table", ["", "E", "A", "B", "alpha", "beta"], [
             ["all runs", *(f"{value:.4g}" for value in vars(known.law).values())],
             ["95%", *("{:.3g} to {:.3g}".format(*known.interval(lambda law, name=name: getattr(law, name)))
@@ -62,20 +63,25 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
         ("section", "Which size for which budget"),
         ("table", ["budget", "size", "parameters", "tokens", "loss", "as good", "time here", "remark"],
          [_advice(advice) for advice in record["advice"]]),
-        ("text", "size: layers x width, of the family of the recipe's proportions. as good: sizes within half a percent of the least loss. "
-                 "time: at the speed of the study's runs. Learning rates and batch are the recipe's at every size: rates tuned for each "
-                 "would move the curves a little."),
+        ("text", "size: layers x width, of the family of the recipe's proportions. as good: sizes within half a percent of "
+                 "the least loss. time: at the speed of the study's runs. Learning rates and batch are the recipe's at every "
+                 "size: rates tuned for each would move the curves a little."),
         ("section", "The same by curves at equal FLOPs"),
-        *([("figure", f"{stem}-isoflop", _draw_curves(curves), "loss over size at equal FLOPs, with parabolas")] if curves else []),
+        *([("figure", f"{stem}-isoflop", _draw_curves(curves), "loss over size at equal FLOPs, with parabolas")] if curves
+          else []),
         ("table", ["FLOPs", "best N by parabola", "best N by the law"], [
-            [f"{curve.flops:.3g}", "outside the sizes" if curve.best is None else f"{curve.best:,.0f}", f"{curve.best_by_law:,.0f}"]
-            for curve in curves]) if curves else ("text", "The sizes share no range of FLOPs: budgets further apart would give curves."),
-        ("text", "Approach 2 of Hoffmann et al. 2022: at equal FLOPs a parabola over log N; losses between two runs of a size lie on a "
-                 "line. The law's best size here is among the sizes measured."),
+            [f"{curve.flops:.3g}", "outside the sizes" if curve.best is None else f"{curve.best:,.0f}",
+             f"{curve.best_by_law:,.0f}"]
+            for curve in curves]) if curves else ("text", "The sizes share no range of FLOPs: budgets further apart would "
+                                                          "give curves."),
+        ("text", "Approach 2 of Hoffmann et al. 2022: at equal FLOPs a parabola over log N; losses between two runs of a size "
+                 "lie on a line. The law's best size here is among the sizes measured."),
         ("section", "All runs"),
         ("table", ["size", "parameters", "N", "budget", "steps", "FLOPs", "loss", "tokens/s", "ledger"], [
-            [row["size"], f"{row['parameters']:,}", f"{row['n']:,}", row["budget"] + " (held out)" * row["held_out"], f"{row['steps']:,}",
-             f"{row['flops']:.3g}", f"{row['loss']:.4f}", f"{row['tokens_per_second']:,.0f}", row["ledger"][:12]] for row in rows]),
+            [row["size"], f"{row['parameters']:,}", f"{row['n']:,}", row["budget"] + " (held out)" * row["held_out"],
+             f"{row['steps']:,}",
+             f"{row['flops']:.3g}", f"{row['loss']:.4f}", f"{row['tokens_per_second']:,.0f}", row["ledger"][:12]]
+            for row in rows]),
     ]
     return blocks
 
@@ -113,7 +119,8 @@ def _draw_fit(record: dict[str, Any]) -> str:
             for held_out in (False, True):
                 part = [row for row in rows if row["held_out"] is held_out]
                 axes.plot([row["tokens"] for row in part], [row["loss"] for row in part], "o", color=colour, markersize=6,
-                          fillstyle="none" if held_out else "full", label=f"{size['name']}, N = {rows[0]['n']:,}" if not held_out else None)
+                          fillstyle="none" if held_out else "full",
+                          label=f"{size['name']}, N = {rows[0]['n']:,}" if not held_out else None)
         axes.plot([], [], "o", color=INK, fillstyle="none", label="held out")
         axes.set_xscale("log")
         axes.set_xlabel("tokens trained on")

@@ -13,7 +13,8 @@ from cram.insight.plan.costs import Costs
 from cram.errors import CramError
 
 GB = 2**30
-LAPTOP = Facts(torch="2.13.0+cpu", memory_total=16 * GB, memory_free=9 * GB, shm_free=8 * GB, disk_free=200 * 10**9, write_speed=4e8,
+LAPTOP = Facts(torch="2.13.0+cpu", memory_total=16 * GB, memory_free=9 * GB, shm_free=8 * GB, disk_free=200 * 10**9,
+               write_speed=4e8,
                row_seconds=0.003, cores=8, allowed_cores=8, threads=8, load=0.4, hub="")
 RENTED = replace(LAPTOP, torch="2.13.0", torch_cuda="12.8", driver="570.86", driver_cuda=(12, 8), triton="3.7.1",
                  card=CardFacts("NVIDIA H100 80GB HBM3", (9, 0), 80 * GB, 79 * GB, fp8=True))
@@ -78,7 +79,8 @@ def test_a_refused_network_is_no_error_and_a_skipped_one_is_not_told():
 
 def test_the_exit_code_says_whether_a_run_would_be_stopped(cram, monkeypatch):
     for machine, code, last in ((LAPTOP, 0, "ready: nothing here stops a run"),
-                                (replace(LAPTOP, disk_error="Read-only file system", memory_free=GB), 1, "2 problems would stop a run")):
+                                (replace(LAPTOP, disk_error="Read-only file system", memory_free=GB), 1,
+                                 "2 problems would stop a run")):
         monkeypatch.setattr(gathering, "gather", lambda out, quick, machine=machine: machine)
         found = cram("doctor", "--quick")
         assert (found.code, found.out.strip().splitlines()[-1]) == (code, last)
@@ -120,13 +122,15 @@ def test_the_network_is_reached_or_the_reason_told(monkeypatch):
 
 def made_costs(rate):
     def measure(config, seconds):
-        return Costs("made up", "cpu", True, torch.float32, min(8192, config.train.batch_tokens), {}, rate, 0.001, 1.0, 0.0, 0.1, 0.1,
+        return Costs("made up", "cpu", True, torch.float32, min(8192, config.train.batch_tokens), {}, rate, 0.001, 1.0, 0.0,
+                     0.1, 0.1,
                      memory_bytes=2**36)
     return measure
 
 
 def test_presets_on_a_slow_and_on_a_fast_machine(tmp_path):
-    slow, fast = ({finding.what: finding for finding in presets.judge([f"out={tmp_path}"], 1.0, made_costs(rate), ("demo", "bert_day"))}
+    slow, fast = ({finding.what: finding for finding in presets.judge([f"out={tmp_path}"], 1.0, made_costs(rate),
+                                                                      ("demo", "bert_day"))}
                   for rate in (5e10, 4e14))
     assert slow["demo"].state in (OK, NOTE) and slow["bert_day"].state == WARNING
     assert "too little to learn from" in slow["bert_day"].remedy

@@ -153,7 +153,8 @@ def test_a_model_that_does_not_fit_is_refused(monkeypatch):
     ("demo", ("model.mlp=relu2", "model.norm=layernorm", "model.layers=4", "model.bias=true"))])
 def test_memory_is_what_tensors_take(name, overrides):
     config = load(name, ["train.batch_tokens=2048", "train.batch_ramp=0", "train.batch_start_tokens=null", "train.threads=1",
-                         "train.sequence_length=128", "model.width=64", "model.heads=2", "train.device=cpu", "model.mlp_width=null",
+                         "train.sequence_length=128", "model.width=64", "model.heads=2", "train.device=cpu",
+                         "model.mlp_width=null",
                          *overrides])
     vocab_size = config.tokenizer.vocab_size
     learner = Learner(config, choose_device(config.train), World(kind="cpu"), vocab_size)
@@ -182,11 +183,13 @@ def test_what_saves_memory_shows():
     def with_(*overrides):
         return memory(load("bert_day", ["model.layers=4", *overrides]), 32768, 8192, torch.bfloat16)
     plain = memory(config, 32768, 8192, torch.bfloat16)
-    assert plain["activations"] > with_("train.recompute=selective")["activations"] > with_("train.recompute=full")["activations"]
+    selective, full = (with_(f"train.recompute={mode}")["activations"] for mode in ("selective", "full"))
+    assert plain["activations"] > selective > full
     assert with_("train.loss=chunked")["logits"] < plain["logits"]
     assert with_("train.ema=0.99")["moving average"] == plain["weights"]
     assert with_("optimizer.type=adalomo", "optimizer.fused_backward=true", "optimizer.clip=null",
-                 "train.batch_ramp=0", "train.batch_start_tokens=null", "train.micro_batch_tokens=524288")["gradients"] < plain["gradients"] / 2
+                 "train.batch_ramp=0", "train.batch_start_tokens=null",
+                 "train.micro_batch_tokens=524288")["gradients"] < plain["gradients"] / 2
     assert plain["copies for autocast"] > 0 and memory(config, 32768, 8192, torch.float32)["copies for autocast"] < 10**6
     half, whole = (memory(config, 32768, tokens, torch.bfloat16)["activations"] for tokens in (4096, 8192))
     assert whole == pytest.approx(2 * half, rel=1e-6)
@@ -239,7 +242,8 @@ def test_text_is_counted_estimated_or_unknown(tmp_path):
 def test_a_law_of_the_same_recipe_foresees_the_loss_and_no_other(tmp_path):
     config = load("demo", SMALL)
     law = [2.0, 60.0, 300.0, 0.4, 0.42]
-    record = {"what": "scale", "recipe": recipe(config), "rows": [{"n": n, "tokens": d} for n in (1e4, 1e5) for d in (1e5, 1e6)],
+    record = {"what": "scale", "recipe": recipe(config), "rows": [{"n": n, "tokens": d} for n in (1e4, 1e5)
+                                                                  for d in (1e5, 1e6)],
               "fit": {"law": law, "draws": [law] * 3, "residuals": [0.0]}}
     path = tmp_path / "law.json"
     path.write_text(json.dumps(record))
@@ -278,9 +282,11 @@ def test_refusals_are_one_line(cram, arguments, told):
 def test_a_check_compares_with_the_ledger(monkeypatch, tmp_path):
     """With a run and a measurement that are made up, errors are exactly those put in."""
     monkeypatch.setattr(checking, "bring", lambda settings, stage: tmp_path)
-    made = iter([[{"what": "foreseen", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 105, "seconds": 1.0,
+    made = iter([[{"what": "foreseen", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 105,
+                   "seconds": 1.0,
                    "off": 0.05, "share": 1.0, "off_at_share": 0.05},
-                  {"what": "ledger", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 100, "seconds": 1.0,
+                  {"what": "ledger", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 100,
+                   "seconds": 1.0,
                    "share": 1.0}]] * 2)
     monkeypatch.setattr(checking, "run_case", lambda *arguments: next(made))
     said = []

@@ -18,7 +18,8 @@ from cram.audit import read_ledger
 from cram.train import pretrain
 from tests.cram.running import restore_torch  # noqa: F401
 
-SMALL = ("model.width=32", "model.heads=2", "tokenizer.vocab_size=300", "train.batch_tokens=1024", "train.micro_batch_tokens=256")
+SMALL = ("model.width=32", "model.heads=2", "tokenizer.vocab_size=300", "train.batch_tokens=1024",
+         "train.micro_batch_tokens=256")
 SCHEDULES = {
     "plain": (),
     "ramp": ("train.batch_ramp=0.4", "train.batch_start_tokens=256"),
@@ -79,7 +80,8 @@ def test_a_step_costs_what_the_learner_counts(name):
         assert outline.flops(shape, kinds) == learner.flops(shape, kinds)
 
 
-@pytest.mark.parametrize("name, budget", [("plain", "9 steps"), ("all", "12e3 tokens"), ("ramp", "2e9 flops"), ("hybrid", "7 steps")])
+@pytest.mark.parametrize("name, budget", [("plain", "9 steps"), ("all", "12e3 tokens"), ("ramp", "2e9 flops"),
+                                          ("hybrid", "7 steps")])
 def test_a_real_run_takes_exactly_these_steps(name, budget, tiny, small_config, tmp_path):
     config = small_config(*[text for text in SMALL if text.startswith("train")], *SCHEDULES[name], "train.sequence_length=128",
                           budget=budget)

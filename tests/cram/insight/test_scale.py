@@ -35,7 +35,8 @@ def known():
 
 
 def made_rows(law=LAW, flops_per_token=6.0, noise=0.0, tokens=TOKENS):
-    return [{"size": f"s{n:.0f}", "n": n, "tokens": d, "flops": flops_per_token * n * d, "loss": loss, "tokens_per_second": 1e9 / n,
+    return [{"size": f"s{n:.0f}", "n": n, "tokens": d, "flops": flops_per_token * n * d, "loss": loss,
+             "tokens_per_second": 1e9 / n,
              "held_out": False} for n, d, loss in zip(*points(law, noise, tokens=tokens))]
 
 
@@ -182,14 +183,17 @@ def test_cells_are_exact_and_the_largest_budget_is_held_out():
 
 
 def test_what_belongs_to_a_recipe():
-    one, other = grid.recipe(load("demo")), grid.recipe(load("demo", ["model.width=64", "model.heads=2", "budget=9h", "out=x", "seed=4"]))
+    one, other = grid.recipe(load("demo")), grid.recipe(load("demo", ["model.width=64", "model.heads=2", "budget=9h", "out=x",
+                                                                      "seed=4"]))
     assert one == other != grid.recipe(load("demo", ["optimizer.lr=0.01"]))
 
 
 @pytest.mark.parametrize("arguments, told", [
     (["--sizes", "small"], "write <layers>x<width>"), (["--sizes", "1x33", "2x64", "2x96"], "even number"),
-    (["--sizes", "1x32", "2x64"], "a fit needs three --sizes"), (["--budgets", "1e6 tokens", "2e6 tokens"], "a fit needs three"),
-    (["--budgets", "1m", "2m", "3m", "4m"], "time would let the machine"), (["train.layer_schedule=[[0, 1], [0.5, 2]]"], "layer_schedule"),
+    (["--sizes", "1x32", "2x64"], "a fit needs three --sizes"),
+    (["--budgets", "1e6 tokens", "2e6 tokens"], "a fit needs three"),
+    (["--budgets", "1m", "2m", "3m", "4m"], "time would let the machine"),
+    (["train.layer_schedule=[[0, 1], [0.5, 2]]"], "layer_schedule"),
     (["--budgets", "1e3 tokens", "2e3 tokens", "3e3 tokens", "9e3 tokens"], "which teach nothing"),
     (["--recommend", "1e9 tokens"], "has no best size"), (["--render", "nowhere.json"], "not a scaling study"),
     (["demo", "--render", "x.json"], "takes a record and nothing else")])
@@ -201,7 +205,8 @@ def test_refusals_come_before_any_run(cram, arguments, told):
 @pytest.mark.slow
 def test_a_study_from_runs_to_page(cram, tmp_path):
     """The grid of ``--tiny``, smaller still: runs, record, page; once more it finds everything there."""
-    asked = ["scale", "--tiny", "--budgets", "4e3 tokens", "8e3 tokens", "12e3 tokens", "16e3 tokens", "tokenizer.vocab_size=512",
+    asked = ["scale", "--tiny", "--budgets", "4e3 tokens", "8e3 tokens", "12e3 tokens", "16e3 tokens",
+             "tokenizer.vocab_size=512",
              "data.workers=1", "train.threads=1", f"out={tmp_path}/runs", "--out", tmp_path / "out"]
     first = cram(*asked)
     assert first.code == 0 and "12 runs (3 sizes, 4 budgets)" in first.out and first.out.count("held out") == 3, first.err
