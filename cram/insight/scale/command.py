@@ -1,6 +1,6 @@
 """``cram scale [config ...] [key=value ...]``: fit the loss over sizes and budgets, and recommend a size.
 
-    cram scale demo_gpt train.threads=1             the usual grid: 4 sizes, 5 budgets, the largest held out
+    cram scale demo_gpt train.threads=1             the usual grid: 4 sizes, 4 budgets, the largest held out
     cram scale --tiny                               the same in a minute, to see how it goes
     cram scale demo_gpt --sizes 2x96 2x128 3x192 --budgets '1e6 tokens' '2e6 tokens' '4e6 tokens' '8e6 tokens'
     cram scale --render scaling/demo_gpt.json       the page again, from its record

@@ -19,7 +19,7 @@ from cram.errors import CramError
 from cram.insight.plan.walk import Leg, Outline, walk
 
 SIZES = ("1x32", "1x64", "2x96", "2x128")
-BUDGETS = ("125e3 tokens", "250e3 tokens", "500e3 tokens", "1e6 tokens", "2e6 tokens")
+BUDGETS = ("250e3 tokens", "500e3 tokens", "1e6 tokens", "2e6 tokens")     # below 100 steps no power law holds
 WIDTHS = (32, 64, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1280, 1536, 2048)   # of candidates
 TINY_SIZES = ("1x16", "1x32", "2x32")
 TINY_BUDGETS = ("8e3 tokens", "16e3 tokens", "32e3 tokens", "64e3 tokens")
