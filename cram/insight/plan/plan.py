@@ -14,6 +14,8 @@ from cram.insight.plan.memory import memory
 from cram.insight.plan.text import Text, disk_folder
 from cram.insight.plan.walk import Leg, Outline, walk
 from cram.learner import teacher_bill
+from cram.objective import step_kinds
+from cram.shapes import shape_at
 from cram.sizing import refuse_hasty_compilation
 from cram.errors import CramError
 
@@ -76,6 +78,11 @@ def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget,
     train, start = config.train, costs.setup + costs.compile + costs.save
     looks = max(0, math.ceil(1 / train.validate_every - 1e-9) - 1)
     share = min(1.0, text.held_out / train.validation_tokens) if text.held_out else 1.0
+    if budget.kind == "time":  # a look as dear as many steps is taken at every step, until there is no room for one
+        first = shape_at(0.0, config, costs.micro_tokens)
+        turn = share * costs.validation + costs.step(first, outline.flops(first, step_kinds(
+            config.objective, 0, first.tokens // costs.micro_tokens)))
+        looks = min(looks, int(max(amount - start, 0.0) / turn))
     looking, beside, legs, seconds = looks * share * costs.validation, 0.0, [], 0.0
     for _ in range(3):  # how many checkpoints there will be depends on how long it takes, and that on them
         if budget.kind == "time":

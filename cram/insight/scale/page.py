@@ -61,8 +61,9 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
             [each["size"], f"{each['tokens']:,}", f"{each['measured']:.4f}", f"{each['predicted']:.4f}",
              f"{each['low']:.3f} to {each['high']:.3f}", f"{each['error']:+.2%}"] for each in held]),
         ("section", "Which size for which budget"),
-        ("table", ["budget", "size", "parameters", "tokens", "loss", "as good", "time here", "remark"],
+        ("table", ["budget", "size", "parameters", "tokens", "loss", "as good", "time here"],
          [_advice(advice) for advice in record["advice"]]),
+        *(("text", f"{advice['budget']}: {'; '.join(advice['remarks'])}.") for advice in record["advice"] if advice["remarks"]),
         ("text", "size: layers x width, of the family of the recipe's proportions. as good: sizes within half a percent of "
                  "the least loss. time: at the speed of the study's runs. Learning rates and batch are the recipe's at every "
                  "size: rates tuned for each would move the curves a little."),
@@ -98,7 +99,7 @@ def _advice(advice: dict[str, Any]) -> list[str]:
     low, high = advice["good"]
     return [advice["budget"], advice["size"], f"{advice['parameters']:,}", f"{advice['tokens']:,.3g}",
             f"{advice['loss']:.3f} ({advice['low']:.3f} to {advice['high']:.3f})", low if low == high else f"{low} to {high}",
-            TIME.show(advice["seconds"]), "; ".join(advice["remarks"])]
+            TIME.show(advice["seconds"])]
 
 
 def advice_record(advice: Advice) -> dict[str, Any]:
