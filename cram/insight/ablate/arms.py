@@ -10,13 +10,14 @@ from typing import Mapping, Optional, Sequence
 from cram.budget import Budget
 from cram.config import COMMAND_LINE, load
 from cram.errors import CramError
-from cram.insight.ablate.nodes import Node, Setting, read_budget, read_mapping, read_settings, typed
+from cram.insight.ablate.nodes import NAMED, Node, Setting, read_budget, read_mapping, read_settings, shown, typed
 from cram.schema import Config
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to run. settings: ``key=value`` over those of all arms; budget: of a run; factor: times the question's."""
+    """One way to run. settings: ``key=value`` and names of configurations, over those of all arms; budget: of a run; factor:
+    times the question's."""
 
     name: str
     settings: tuple[str, ...]
@@ -48,7 +49,7 @@ def read_arms(path: Path, names: tuple[str, ...], common: list[Setting], variant
                 own, factor = _own_budget(value, amount, where)
         settings = [each for each in settings if each[0] != "budget"]
         config = _load(names, [*common, *_placeholders(corpus)], settings, name, place, own)
-        made.append((Arm(name, tuple(f"{key}={value}" for key, value, _ in settings), own, factor, config), place))
+        made.append((Arm(name, tuple(map(shown, settings)), own, factor, config), place))
     plain = [pair for pair in made if not pair[0].settings and pair[0].factor == 1.0]
     if len(plain) != 1:
         raise CramError(f"{variants[1]}: variants: one arm, and only one, must be the baseline and have no settings, such as "
@@ -83,7 +84,8 @@ def times(budget: Budget, factor: float) -> Budget:
     amount = budget.amount * factor
     if budget.kind == "time":
         return Budget.parse(f"{amount:.6g}s")
-    return Budget.parse(f"{max(1, round(amount))} steps" if budget.kind == "steps" else f"{amount:.10g} {budget.kind}")
+    short = re.sub(r"\.?0*e\+0*", "e", f"{amount:.9e}")       # 1.2e12
+    return Budget.parse(f"{max(1, round(amount))} steps" if budget.kind == "steps" else f"{short} {budget.kind}")
 
 
 def _placeholders(corpus: Optional[str]) -> list[Setting]:
@@ -101,7 +103,8 @@ def _load(names: Sequence[str], common: list[Setting], settings: list[Setting], 
     """The configuration of an arm; a refusal names the line of the file whose setting is at fault."""
     everything = [*common, *settings]
     try:
-        return load(list(names), [*(f"{key}={value}" for key, value, _ in everything), f"budget={own.text}"])
+        return load([*names, *(key for key, value, _ in everything if value == NAMED)],
+                    [*(shown(each) for each in everything if each[1] != NAMED), f"budget={own.text}"])
     except CramError as error:
         told = str(error)
         if not told.startswith(f"{COMMAND_LINE}: "):

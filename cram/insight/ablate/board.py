@@ -18,13 +18,11 @@ def write_board(record: dict[str, Any], runs: Path, folder: Path) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder, ignore_errors=True)
-    keys = sorted({setting.partition("=")[0] for arm in record["arms"] for setting in arm["settings"]})
     budget = Budget.parse(record["budget"])
     for row in record["rows"]:
         if "value" not in row:
             continue
         arm = next(each for each in record["arms"] if each["name"] == row["arm"])
-        own = dict(setting.split("=", 1) for setting in arm["settings"])
         name = run_name(row["arm"], row["seed"], row["factor"])
         writer = SummaryWriter(str(folder / name))
         for metrics in read_metrics(runs / name / "pretrain" / "metrics.jsonl"):
@@ -32,7 +30,7 @@ def write_board(record: dict[str, Any], runs: Path, folder: Path) -> None:
             points = [Summary.Value(tag=tag, simple_value=metrics[key]) for key, tag in tags.items() if metrics.get(key) is not None]
             if points:
                 writer.file_writer.add_summary(Summary(value=points), metrics["step"], metrics["time"])
-        differs = {key: own.get(key, record["baseline_values"].get(key, "")) for key in keys}
+        differs = dict(arm["values"])
         if len({each["factor"] for each in record["rows"]}) > 1:
             differs["budget"] = times(budget, row["factor"]).text
         # run_name ".": the default would open a second, time-stamped run

@@ -21,7 +21,7 @@ Say = Callable[[str], None]
 
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> int:
     """Run ``cram ablate`` with these arguments; returns the exit code. CramError for a question that cannot be asked."""
-    parser.add_argument("question", nargs="?", help="a shipped question, or a .yaml file; without: list them")
+    parser.add_argument("question", nargs="?", help="a shipped question, a .yaml file, or all; without: list them")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="settings of every arm")
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="a minute on a CPU: whether it works, not what it answers")
@@ -38,10 +38,26 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> 
         return _list(chosen, say)
     if options.question == "render":
         return _render(options.settings, say)
+    if options.question == "all":
+        return _all(chosen, options, say)
     question = questions.read(questions.locate(options.question), chosen, options.budget, options.seeds, options.settings)
     _refuse_jobs(question, options.jobs)
     again = shlex.join(["cram", "ablate", *(argument for argument in arguments if argument != "--dry-run")])
     return _ablate(question, options, again, say)
+
+
+def _all(size: str, options: argparse.Namespace, say: Say) -> int:
+    """Every shipped question in turn; all files are read before the first run. Those that must run alone do."""
+    asked = [questions.read(path, size, options.budget, options.seeds, options.settings) for path in questions.shipped()]
+    jobs, codes = options.jobs, []
+    for number, question in enumerate(asked, start=1):
+        say(f"\n{number} of {len(asked)}: {question.name}")
+        options.jobs = 1 if _alone(question) else jobs
+        _refuse_jobs(question, options.jobs)
+        again = f"cram ablate {question.name}{f' --{size}' if size else ''}"
+        codes.append(_ablate(question, options, again, say))
+    say(f"{len(asked)} questions: {codes.count(0)} answered, {len(codes) - codes.count(0)} with a failed run")
+    return max(codes)
 
 
 def _list(size: str, say: Say) -> int:
@@ -64,10 +80,15 @@ def _render(files: list[str], say: Say) -> int:
     return 0
 
 
+def _alone(question: Question) -> bool:
+    """Whether its runs must not slow each other."""
+    return question.budget.kind == "time" or not question.metric.learns
+
+
 def _refuse_jobs(question: Question, jobs: int) -> None:
     if jobs < 1:
         raise CramError(f"--jobs {jobs}: at least 1")
-    if jobs > 1 and (question.budget.kind == "time" or not question.metric.learns):
+    if jobs > 1 and _alone(question):
         what = f"a budget of time ({question.budget.text})" if question.budget.kind == "time" else f"metric: {question.metric.name}"
         raise CramError(f"--jobs {jobs} with {what}: runs side by side would slow each other; use --jobs 1")
     if jobs > 1 and question.baseline.config.train.threads is None:
@@ -99,7 +120,8 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
         if question.corpus:
             make_corpus(question, out / "corpora" / question.label, say)
         rows = _measure(question, made, options.jobs, again, folder, say)
-    return 0 if any("value" in row for row in rows) else 1
+    base = [row for row in rows if row["arm"] == question.baseline.name and "value" in row]
+    return 0 if base else 1
 
 
 def _measure(question: Question, made, jobs: int, again: str, folder: Path, say: Say) -> list[dict]:

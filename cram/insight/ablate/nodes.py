@@ -12,7 +12,8 @@ from cram.config import COMMAND_LINE
 from cram.convert import describe, is_null
 from cram.errors import CramError
 
-Setting = tuple[str, str, str]     # key, value as text, place
+Setting = tuple[str, str, str]     # key, value as text, place; a configuration's name has the value NAMED
+NAMED, BOTH = "\0", "both"
 Node = tuple[yaml.Node, str]       # of a key, and its place
 
 
@@ -57,6 +58,7 @@ def read_budget(text: str, place: str) -> Budget:
 
 
 def typed(text: str) -> Setting:
+    """``key=value`` of the command line."""
     key, equals, value = text.lstrip("-").partition("=")
     if not equals:
         raise CramError(f"{COMMAND_LINE}: '{text}': expected key=value, such as train.threads=2")
@@ -64,18 +66,30 @@ def typed(text: str) -> Setting:
 
 
 def read_settings(node: Optional[yaml.Node], place: str, path: Path, prefix: str = "") -> list[Setting]:
-    """Settings of a mapping (dotted keys or sections), or of a list of ``key=value``."""
+    """Settings of a mapping (dotted keys or sections), or of a list of ``key=value`` and names of configurations."""
     if node is None or is_null(node):
         return []
     if isinstance(node, yaml.SequenceNode):
-        if node.tag == "both":
+        if node.tag == BOTH:
             return [setting for part in node.value for setting in read_settings(part, place, path)]
-        return [(*typed(read_text(each, place, "settings"))[:2], f"{path}:{each.start_mark.line + 1}") for each in node.value]
+        texts = [(read_text(each, place, "settings"), f"{path}:{each.start_mark.line + 1}") for each in node.value]
+        return [(*typed(text)[:2], where) if "=" in text else (text, NAMED, where) for text, where in texts]
     found: list[Setting] = []
     for name, (value, where) in read_mapping(node, place, prefix.rstrip(".") or "settings", path).items():
         key = prefix + name
-        found += read_settings(value, where, path, key + ".") if isinstance(value, yaml.MappingNode) else [(key, as_typed(value), where)]
+        found += read_settings(value, where, path, key + ".") if isinstance(value, yaml.MappingNode) else [
+            (key, as_typed(value), where)]
     return found
+
+
+def joined(under: yaml.Node, over: yaml.Node) -> yaml.Node:
+    """Two settings, the second laid over the first; both are read later, so a fault in one still names its line."""
+    return yaml.SequenceNode(BOTH, [under, over], start_mark=over.start_mark)
+
+
+def shown(setting: Setting) -> str:
+    """As it is typed: ``key=value``, or the name of a configuration."""
+    return setting[0] if setting[1] == NAMED else f"{setting[0]}={setting[1]}"
 
 
 def as_typed(node: yaml.Node) -> str:

@@ -30,11 +30,12 @@ import yaml
 
 from cram import config as configs
 from cram.budget import Budget
-from cram.config import COMMAND_LINE, SHIPPED
+from cram.config import COMMAND_LINE, SHIPPED, lookup
 from cram.errors import CramError
+from cram.explain import differences, show
 from cram.insight.ablate.arms import Arm, read_arms
 from cram.insight.ablate.metric import Metric, find, incomparable
-from cram.insight.ablate.nodes import Node, read_budget, read_mapping, read_number, read_settings, read_text, read_texts, typed
+from cram.insight.ablate.nodes import Node, joined, read_budget, read_mapping, read_number, read_settings, read_text, read_texts, shown, typed
 
 REQUIRED = ("question", "source", "baseline", "variants", "budget", "metric", "expect")
 SIZES = ("tiny", "card")
@@ -117,7 +118,7 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
         if reason := incomparable(metric, arms[0][0].config, arm.config):
             raise CramError(f"{place}: variant '{arm.name}': metric {reason}")
     return Question(path.stem, path, size, *(" ".join(read_text(*entries[name], name).split()) for name in (
-        "question", "source", "expect")), names, tuple(f"{key}={value}" for key, value, _ in common),
+        "question", "source", "expect")), names, tuple(map(shown, common)),
         tuple(arm for arm, _ in arms), amount, count, metric, _ladder(entries.get("ladder"), metric), corpus)
 
 
@@ -142,13 +143,8 @@ def _entries(path: Path, size: str) -> dict[str, Node]:
     if size and size not in entries:
         raise CramError(f"{path}: has no section '{size}:'; add one, or leave --{size} out")
     if "settings" in entries and "settings" in sized:
-        sized["settings"] = _joined(entries["settings"][0], sized["settings"][0]), sized["settings"][1]
+        sized["settings"] = joined(entries["settings"][0], sized["settings"][0]), sized["settings"][1]
     return {**entries, **sized}
-
-
-def _joined(under: yaml.Node, over: yaml.Node) -> yaml.Node:
-    """Two settings, the second laid over the first; both are read later, so a fault in one still names its line."""
-    return yaml.SequenceNode("both", [under, over], start_mark=over.start_mark)
 
 
 def _ladder(entry: Optional[Node], metric: Metric) -> tuple[float, ...]:
@@ -170,9 +166,12 @@ def _ladder(entry: Optional[Node], metric: Metric) -> tuple[float, ...]:
 def plain_dict(question: Question) -> dict[str, Any]:
     """What a record keeps of a question: JSON-ready."""
     kept = {name: getattr(question, name) for name in ("name", "label", "size", "question", "source", "expect", "seeds", "corpus")}
+    base = question.baseline.config
+    differing = sorted({key for arm in question.arms for key, *_ in differences(base, arm.config)} - {"budget"})
     return kept | {
         "configs": list(question.configs), "common": list(question.common), "budget": question.budget.text,
         "kind": question.budget.kind, "amount": question.budget.amount, "ladder": list(question.ladder),
         "metric": dataclasses.asdict(question.metric),
         "arms": [{"name": arm.name, "settings": list(arm.settings), "budget": arm.budget.text, "factor": arm.factor,
-                  "told": arm.told()} for arm in question.arms]}
+                  "told": arm.told(), "values": {key: show(lookup(arm.config, key)) for key in differing}}
+                 for arm in question.arms]}

@@ -6,10 +6,8 @@ import json
 from pathlib import Path
 from typing import Any, Sequence
 
-from cram.config import lookup
 from cram.drawing import INK
 from cram.errors import CramError
-from cram.explain import show
 from cram.insight.ablate.page import blocks
 from cram.insight.ablate.question import Question, plain_dict
 from cram.report_page import to_html, to_markdown
@@ -20,10 +18,7 @@ SCHEMA = 1
 
 def make_record(question: Question, rows: Sequence[dict], expected: int, command: str, environment: dict) -> dict[str, Any]:
     """JSON-ready. expected: runs in all; command: to type again."""
-    keys = {setting.partition("=")[0] for arm in question.arms for setting in arm.settings}
-    base = question.baseline.config
-    return {"schema": SCHEMA, **plain_dict(question), "baseline_values": {key: show(lookup(base, key)) for key in sorted(keys)},
-            "command": command, "environment": environment, "complete": len(rows) == expected, "rows": list(rows)}
+    return {"schema": SCHEMA, **plain_dict(question), "command": command, "environment": environment, "complete": len(rows) == expected, "rows": list(rows)}
 
 
 def agreed(rows: Sequence[dict]) -> list[dict]:
