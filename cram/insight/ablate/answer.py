@@ -111,6 +111,6 @@ def _within_runs(record: dict[str, Any], metric: Metric, baseline: str, arm: str
 
 
 def spent(rows: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The sum of the ledgers: runs, seconds, FLOPs, tokens."""
-    done = [row for row in rows if "value" in row]
+    """The sum of the ledgers, those of failed runs too: runs, seconds, FLOPs, tokens."""
+    done = [row for row in rows if "head" in row]
     return {"runs": len(done), **{name: sum(row[name] for row in done) for name in ("seconds", "flops", "tokens")}}

@@ -25,6 +25,7 @@ class Arm:
     factor: float
     config: Config
 
+    @property
     def told(self) -> str:
         """Its settings in one line."""
         own = [f"budget={self.budget.text}"] if self.factor != 1 else []
@@ -41,8 +42,8 @@ def read_arms(path: Path, names: tuple[str, ...], common: list[Setting], variant
             raise CramError(f"{place}: variant '{name}' becomes a folder's name; use letters, digits, '-', '_', '.' and '+'")
         settings = read_settings(node, place, path)
         if clash := [key for key, _, _ in settings if key in taken]:
-            raise CramError(f"{COMMAND_LINE}: {clash[0]} is what variant '{name}' sets ({place}); leave it out, or write a file of "
-                            "your own")
+            raise CramError(f"{COMMAND_LINE}: {clash[0]} is what variant '{name}' sets ({place}); leave it out, or write a "
+                            "file of your own")
         own, factor = amount, 1.0
         for key, value, where in settings:
             if key == "budget":
@@ -75,7 +76,8 @@ def _own_budget(value: str, amount: Budget, place: str) -> tuple[Budget, float]:
         return times(amount, factor), factor
     own = read_budget(value, place)
     if own.kind != amount.kind:
-        raise CramError(f"{place}: budget: '{value}' is not of the kind of the question's budget '{amount.text}'; use {amount.kind}")
+        raise CramError(f"{place}: budget: '{value}' is not of the kind of the question's budget '{amount.text}'; use "
+                        f"{amount.kind}")
     return own, own.amount / amount.amount
 
 
@@ -95,11 +97,13 @@ def _placeholders(corpus: Optional[str]) -> list[Setting]:
 
 def corpus_settings(folder: Path, corpus: str) -> tuple[str, ...]:
     """The settings by which a run reads a made corpus."""
-    return ("data.source=files", f"data.files=['{folder / corpus}.jsonl']", f"data.validation_files=['{folder / 'held_out'}.jsonl']",
-            "data.validation_max_bytes=1000000000", "evaluate.tokens=1000000000")
+    return ("data.source=files", f"data.files=['{folder / corpus}.jsonl']",
+            f"data.validation_files=['{folder / 'held_out'}.jsonl']", "data.validation_max_bytes=1000000000",
+            "evaluate.tokens=1000000000")
 
 
-def _load(names: Sequence[str], common: list[Setting], settings: list[Setting], variant: str, place: str, own: Budget) -> Config:
+def _load(names: Sequence[str], common: list[Setting], settings: list[Setting], variant: str, place: str,
+          own: Budget) -> Config:
     """The configuration of an arm; a refusal names the line of the file whose setting is at fault."""
     everything = [*common, *settings]
     try:

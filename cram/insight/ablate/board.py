@@ -27,7 +27,8 @@ def write_board(record: dict[str, Any], runs: Path, folder: Path) -> None:
         writer = SummaryWriter(str(folder / name))
         for metrics in read_metrics(runs / name / "pretrain" / "metrics.jsonl"):
             tags = TAGS.get(metrics["kind"], {})
-            points = [Summary.Value(tag=tag, simple_value=metrics[key]) for key, tag in tags.items() if metrics.get(key) is not None]
+            points = [Summary.Value(tag=tag, simple_value=metrics[key]) for key, tag in tags.items()
+                      if metrics.get(key) is not None]
             if points:
                 writer.file_writer.add_summary(Summary(value=points), metrics["step"], metrics["time"])
         differs = dict(arm["values"])

@@ -89,7 +89,7 @@ def _refuse_jobs(question: Question, jobs: int) -> None:
     if jobs < 1:
         raise CramError(f"--jobs {jobs}: at least 1")
     if jobs > 1 and _alone(question):
-        what = f"a budget of time ({question.budget.text})" if question.budget.kind == "time" else f"metric: {question.metric.name}"
+        what = f"budget {question.budget.text}" if question.budget.kind == "time" else f"metric {question.metric.name}"
         raise CramError(f"--jobs {jobs} with {what}: runs side by side would slow each other; use --jobs 1")
     if jobs > 1 and question.baseline.config.train.threads is None:
         raise CramError(f"--jobs {jobs}: every run would take all cores; add train.threads=1")

@@ -57,8 +57,8 @@ def estimate(question: Question, made: Sequence[Trial], jobs: int, say: Callable
         unit, looks = rates.get(trial.arm, known)
         seconds += (amounts[trial.links] * unit + looks + ASIDE) / jobs
     total = question.budget.show(sum(amounts.values()))
-    say(f"cost: {len(made)} runs, {total} in all; about {minutes(seconds)}{f' with --jobs {jobs}' if jobs > 1 else ''}, estimated "
-        "from a step of each arm tried here, text not counted")
+    say(f"cost: {len(made)} runs, {total} in all; about {minutes(seconds)}{f' with --jobs {jobs}' if jobs > 1 else ''}, "
+        "estimated from a step of each arm tried here, text not counted")
     return seconds
 
 
@@ -105,8 +105,8 @@ def _step(learner, config) -> tuple[float, int, float]:
     for _ in range(TRIES):
         began = time.perf_counter()
         for causal in kinds:
-            positions_K = None if causal else torch.arange(round(micro * predicted_fraction(False, shape.mask_rate, row)), device=device)
-            labels_K = ids_N if causal else ids_N[:len(positions_K)]
+            hidden = round(micro * predicted_fraction(causal, shape.mask_rate, row))
+            positions_K, labels_K = None if causal else torch.arange(hidden, device=device), ids_N[:hidden]
             with learner.device.autocast():
                 total, _ = learner.loss.forward(ids_N, Documents(start_N, start_N + row, row), positions_K, labels_K, causal)
             if learner.optimizers.fused:

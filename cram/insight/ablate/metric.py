@@ -11,7 +11,6 @@ from cram.schema import Config
 
 # Keys of the data section without effect on what documents there are.
 BESIDE_TEXT = ("data.workers", "data.engine", "data.packing", "data.mirror", "data.licence", "data.part_bytes")
-BYTES = "compare bits_per_byte"
 
 
 @dataclass(frozen=True)
@@ -29,8 +28,8 @@ class Metric:
         return baseline - value if self.less else value - baseline
 
     def read(self, scores: Mapping[str, Any], seconds: float, tokens: int, peak_bytes: Optional[int]) -> float:
-        """Its value for a finished run. scores: of the evaluate stage; seconds: in which the run's tokens were trained on at its
-        median speed; peak_bytes: most memory held at a time. CramError when the run has no such number."""
+        """Its value for a finished run. scores: of the evaluate stage; seconds: in which the run's tokens were trained on at
+        its median speed; peak_bytes: most memory held at a time. CramError when the run has no such number."""
         held_out = scores["held_out"]
         if self.name == "tokens_per_second":
             return tokens / seconds
@@ -81,15 +80,16 @@ def incomparable(metric: Metric, baseline: Config, arm: Config) -> Optional[str]
         if "causal" in kinds:
             return "masked_loss: a causal model has none; compare bits_per_byte or a benchmark"
     elif len(kinds) > 1:
-        return f"{name}: objective.type={' and '.join(sorted(kinds))} predict different tokens; compare bits_per_byte (causal " \
-               "and hybrid), masked_loss (masked and hybrid) or a benchmark"
+        return f"{name}: objective.type={' and '.join(sorted(kinds))} predict different tokens; compare bits_per_byte " \
+               "(causal and hybrid), masked_loss (masked and hybrid) or a benchmark"
     if baseline.evaluate.mask_rate != arm.evaluate.mask_rate:
         return f"{name}: evaluate.mask_rate differs, so other tokens are scored; keep it equal"
     changed = [key for key in KEYS if (key.startswith("tokenizer.") or key.startswith("data.")) and key not in BESIDE_TEXT
                and lookup(baseline, key) != lookup(arm, key)]
     if changed and name != "bits_per_byte":
-        return f"{name}: {changed[0]} changes the tokens that are predicted; {BYTES} of causal models, or a benchmark"
+        return f"{name}: {changed[0]} changes the tokens that are predicted; compare bits_per_byte of causal models, or a " \
+               "benchmark"
     if [key for key in changed if key.startswith("data.")] and not arm.data.validation_files:
-        return f"{name}: {changed[0]} changes the held-out text as well; give data.validation_files (or corpus: clean or web), " \
-               "the same for all"
+        return f"{name}: {changed[0]} changes the held-out text as well; give data.validation_files, the same for all, or " \
+               "corpus: clean or web"
     return None

@@ -78,17 +78,23 @@ def shape(factor_X: np.ndarray, exponent: float) -> np.ndarray:
 def fit(factors: Sequence[float], losses: Sequence[Sequence[float]]) -> Optional[Curve]:
     """The curve through finals. losses: of each seed, at each factor. None when the loss does not fall with the budget."""
     factors_K, losses_SK = np.asarray(factors, float), np.asarray(losses, float)
-    mean_K = losses_SK.mean(0)
 
-    def solved(exponent: float, target: np.ndarray) -> tuple[np.ndarray, float]:
-        basis = np.stack([np.ones_like(factors_K), shape(factors_K, exponent)], 1)
-        found = np.linalg.lstsq(basis, target, rcond=None)[0]
-        return found, float(((basis @ found - target) ** 2).sum())
-
-    exponent = 0.0 if len(factors_K) < 3 else float(min(EXPONENTS, key=lambda each: solved(float(each), mean_K)[1]))
-    level_S, slope_S = solved(exponent, losses_SK.T)[0]
+    exponent = 0.0 if len(factors_K) < 3 else float(EXPONENTS[np.argmin(_residual(factors_K, losses_SK.mean(0)))])
+    phi_K = shape(factors_K, exponent)
+    centred_K = phi_K - phi_K.mean()
+    slope_S = losses_SK @ centred_K / (centred_K @ centred_K)
+    level_S = losses_SK.mean(1) - slope_S * phi_K.mean()
     curve = Curve(factors_K, exponent, level_S, slope_S)
     return curve if slope_S.mean() > FLAT * max(1.0, abs(level_S.mean())) else None
+
+
+def _residual(factors_K: np.ndarray, mean_K: np.ndarray) -> np.ndarray:
+    """Squares that each exponent leaves after a straight line in its phi, [len(EXPONENTS)]."""
+    phi_EK = np.stack([shape(factors_K, float(exponent)) for exponent in EXPONENTS])
+    phi_EK -= phi_EK.mean(1, keepdims=True)
+    mean_K = mean_K - mean_K.mean()
+    slope_E = phi_EK @ mean_K / (phi_EK**2).sum(1)
+    return ((mean_K - slope_E[:, None] * phi_EK) ** 2).sum(1)
 
 
 def multiplier(curve: Curve, losses: Sequence[float]) -> Multiplier:
@@ -107,7 +113,8 @@ def multiplier(curve: Curve, losses: Sequence[float]) -> Multiplier:
     return Multiplier(value if within else None, low, high, bottom, top, above, len(losses_S))
 
 
-def _interval(curve: Curve, losses_S: np.ndarray, bottom: float, top: float, value: float) -> tuple[Optional[float], Optional[float]]:
+def _interval(curve: Curve, losses_S: np.ndarray, bottom: float, top: float,
+              value: float) -> tuple[Optional[float], Optional[float]]:
     """Factors of the ladder at which the paired test cannot tell the variant from the baseline: the first and the last, None
     where they lie beyond the ladder."""
     if len(losses_S) < 2:

@@ -35,7 +35,8 @@ from cram.errors import CramError
 from cram.explain import differences, show
 from cram.insight.ablate.arms import Arm, read_arms
 from cram.insight.ablate.metric import Metric, find, incomparable
-from cram.insight.ablate.nodes import Node, joined, read_budget, read_mapping, read_number, read_settings, read_text, read_texts, shown, typed
+from cram.insight.ablate.nodes import (
+    Node, joined, read_budget, read_mapping, read_number, read_settings, read_text, read_texts, shown, typed)
 
 REQUIRED = ("question", "source", "baseline", "variants", "budget", "metric", "expect")
 SIZES = ("tiny", "card")
@@ -102,10 +103,11 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
     common = [*read_settings(*entries.get("settings", (None, "")), path), *(typed(text) for text in overrides)]
     amount = read_budget(budget, COMMAND_LINE) if budget is not None else read_budget(read_text(*entries["budget"], "budget"),
                                                                              entries["budget"][1])
-    count = seeds if seeds is not None else int(read_number(*entries["seeds"], "seeds", whole=True)) if "seeds" in entries else SEEDS
+    count = SEEDS if "seeds" not in entries else int(read_number(*entries["seeds"], "seeds", whole=True))
+    count = count if seeds is None else seeds
     if count < 1:
-        raise CramError(f"{COMMAND_LINE if seeds is not None else entries['seeds'][1]}: seeds must be at least 1; three or more "
-                        "say how sure a difference is")
+        place = COMMAND_LINE if seeds is not None else entries["seeds"][1]
+        raise CramError(f"{place}: seeds must be at least 1; three or more say how sure a difference is")
     corpus = read_text(*entries["corpus"], "corpus") if "corpus" in entries else None
     if corpus not in (None, *CORPORA):
         raise CramError(f"{entries['corpus'][1]}: corpus: expected one of {', '.join(CORPORA)}, got '{corpus}'")
@@ -165,7 +167,8 @@ def _ladder(entry: Optional[Node], metric: Metric) -> tuple[float, ...]:
 
 def plain_dict(question: Question) -> dict[str, Any]:
     """What a record keeps of a question: JSON-ready."""
-    kept = {name: getattr(question, name) for name in ("name", "label", "size", "question", "source", "expect", "seeds", "corpus")}
+    told = ("name", "label", "size", "question", "source", "expect", "seeds", "corpus")
+    kept = {name: getattr(question, name) for name in told}
     base = question.baseline.config
     differing = sorted({key for arm in question.arms for key, *_ in differences(base, arm.config)} - {"budget"})
     return kept | {
@@ -173,5 +176,5 @@ def plain_dict(question: Question) -> dict[str, Any]:
         "kind": question.budget.kind, "amount": question.budget.amount, "ladder": list(question.ladder),
         "metric": dataclasses.asdict(question.metric),
         "arms": [{"name": arm.name, "settings": list(arm.settings), "budget": arm.budget.text, "factor": arm.factor,
-                  "told": arm.told(), "values": {key: show(lookup(arm.config, key)) for key in differing}}
+                  "told": arm.told, "values": {key: show(lookup(arm.config, key)) for key in differing}}
                  for arm in question.arms]}

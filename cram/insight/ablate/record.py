@@ -18,15 +18,17 @@ SCHEMA = 1
 
 def make_record(question: Question, rows: Sequence[dict], expected: int, command: str, environment: dict) -> dict[str, Any]:
     """JSON-ready. expected: runs in all; command: to type again."""
-    return {"schema": SCHEMA, **plain_dict(question), "command": command, "environment": environment, "complete": len(rows) == expected, "rows": list(rows)}
+    return {"schema": SCHEMA, **plain_dict(question), "command": command, "environment": environment,
+            "complete": len(rows) == expected, "rows": list(rows)}
 
 
 def agreed(rows: Sequence[dict]) -> list[dict]:
     """The rows, with those that were scored on other text or tokens than the first as failed: such scores do not compare."""
     first = next((row["scored_on"] for row in rows if row.get("scored_on")), None)
     return [row if row.get("scored_on") in (None, first) else
-            {name: row[name] for name in ("arm", "seed", "factor", "budget")}
-            | {"error": f"scored on other text than the first run ({row['scored_on']:,} bytes or tokens, not {first:,})"} for row in rows]
+            {name: value for name, value in row.items() if name != "value"}
+            | {"error": f"scored on other text than the first run ({row['scored_on']:,} bytes or tokens, not {first:,})"}
+            for row in rows]
 
 
 def save(record: dict[str, Any], folder: Path, stem: str = "ablation") -> list[Path]:

@@ -51,7 +51,7 @@ def trials(question: Question, out: Path, extra: Sequence[str] = ()) -> list[Tri
     """All runs, seed after seed: the arms, then the rest of the baseline's ladder. extra: settings of all, such as those of
     made text."""
     made, base = [], question.baseline
-    same = {arm.factor for arm in question.arms if not arm.settings}    # an arm that differs in its budget alone is of the ladder
+    same = {arm.factor for arm in question.arms if not arm.settings}    # other budgets of the baseline are on the ladder
     ladder = [(base, factor) for factor in question.ladder if factor not in same]
     for seed in range(question.seeds):
         for arm, factor in [*((arm, arm.factor) for arm in question.arms), *ladder]:
@@ -77,11 +77,12 @@ def is_there(trial: Trial) -> bool:
     from cram.pipeline import STAGES
     from cram.stages import Runner
 
-    config = load([each for each in trial.settings if "=" not in each], [each for each in trial.settings if "=" in each])
-    return all(plan.state == "fresh" for plan in Runner(STAGES, config, lambda line: None).plan("evaluate"))
+    runner = Runner(STAGES, load(*_split(trial.settings)), lambda line: None)
+    return all(plan.state == "fresh" for plan in runner.plan("evaluate"))
 
 
-def run_all(made: Sequence[Trial], metric: Metric, jobs: int, say: Callable[[str], None]) -> Iterator[tuple[Trial, dict[str, Any]]]:
+def run_all(made: Sequence[Trial], metric: Metric, jobs: int,
+            say: Callable[[str], None]) -> Iterator[tuple[Trial, dict[str, Any]]]:
     """Each run with its row of the record, in the order given. jobs: processes side by side."""
     broken = _prepare(made, say)
     whole = [trial for trial in made if trial.links not in broken]
@@ -156,8 +157,25 @@ def run(trial: Trial, metric: Metric) -> dict[str, Any]:
                "parameters": opened.plan.get("parameters"),
                "curve": [[point.spent, point.loss] for point in opened.curve()]}
     except FAILURES as error:
-        return _row(trial) | {"error": _brief(error)}
+        return _row(trial) | _charged(trial) | {"error": _brief(error)}
     return _row(trial) | row
+
+
+def _charged(trial: Trial) -> dict[str, Any]:
+    """What a failed run was charged, if it got so far."""
+    try:
+        opened = open_run(trial.links)
+    except CramError:
+        return {}
+    if opened.config != load(*_split(trial.settings)):
+        return {}       # of an earlier run with this name
+    ledger = opened.ledger
+    return {"steps": ledger.steps, "tokens": ledger.tokens, "flops": ledger.flops, "seconds": ledger.seconds, "head": ledger.head}
+
+
+def _split(settings: Sequence[str]) -> tuple[list[str], list[str]]:
+    """(configurations, overrides)"""
+    return [each for each in settings if "=" not in each], [each for each in settings if "=" in each]
 
 
 def _row(trial: Trial) -> dict[str, Any]:
@@ -173,7 +191,9 @@ def _scored_on(metric: Metric, held_out: dict) -> Optional[int]:
     """What the score was made from, which must be equal for all: bytes of text, or predicted tokens."""
     if not metric.learns or metric.name not in METRICS:
         return None
-    return held_out.get("bytes") if metric.name == "bits_per_byte" else held_out["predicted"] if metric.name != "masked_loss" else None
+    if metric.name == "masked_loss":
+        return None     # a hybrid counts its causal predictions
+    return held_out.get("bytes") if metric.name == "bits_per_byte" else held_out["predicted"]
 
 
 def peak_memory(trial: Trial) -> int:
@@ -190,8 +210,7 @@ def peak_memory(trial: Trial) -> int:
         return json.loads(kept.read_text())["bytes"]
     short = [*(each for each in trial.settings if not each.startswith(("budget=", "name="))), f"budget={MEMORY_STEPS} steps",
              f"name={trial.links.name}-memory"]
-    config = load([each for each in short if "=" not in each], [each for each in short if "=" in each])
-    runner = Runner(STAGES, config, lambda line: None)
+    runner = Runner(STAGES, load(*_split(short)), lambda line: None)
     runner.links = trial.links / "memory"
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
