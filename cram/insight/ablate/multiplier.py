@@ -45,11 +45,11 @@ class Multiplier:
 
     def told(self) -> str:
         """``1.62 (1.40 to 1.91)``, ``1.8 (1.5 to > 2)``, ``> 2``."""
-        value = f"{self.value:.2f}" if self.value is not None else (f"> {self.top:g}" if self.above else f"< {self.bottom:g}")
+        value = f"{self.value:.2f}" if self.value is not None else (f"> {self.top:.3g}" if self.above else f"< {self.bottom:.3g}")
         if self.seeds < 2 or (self.low is None and self.high is None and self.value is None):
             return value
-        low = f"{self.low:.2f}" if self.low is not None else f"< {self.bottom:g}"
-        high = f"{self.high:.2f}" if self.high is not None else f"> {self.top:g}"
+        low = f"{self.low:.2f}" if self.low is not None else f"< {self.bottom:.3g}"
+        high = f"{self.high:.2f}" if self.high is not None else f"> {self.top:.3g}"
         if self.low is None and self.above and self.value is None:
             return value
         return f"{value} ({low} to {high})"

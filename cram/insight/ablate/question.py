@@ -111,6 +111,7 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
     corpus = read_text(*entries["corpus"], "corpus") if "corpus" in entries else None
     if corpus not in (None, *CORPORA):
         raise CramError(f"{entries['corpus'][1]}: corpus: expected one of {', '.join(CORPORA)}, got '{corpus}'")
+    ladder = _ladder(entries.get("ladder"))
     arms = read_arms(path, names, common, entries["variants"], amount, corpus)
     try:
         metric = find(read_text(*entries["metric"], "metric"), arms[0][0].config.evaluate.tasks)
@@ -121,7 +122,7 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
             raise CramError(f"{place}: variant '{arm.name}': metric {reason}")
     return Question(path.stem, path, size, *(" ".join(read_text(*entries[name], name).split()) for name in (
         "question", "source", "expect")), names, tuple(map(shown, common)),
-        tuple(arm for arm, _ in arms), amount, count, metric, _ladder(entries.get("ladder"), metric), corpus)
+        tuple(arm for arm, _ in arms), amount, count, metric, ladder if metric.learns else (), corpus)
 
 
 def _entries(path: Path, size: str) -> dict[str, Node]:
@@ -149,10 +150,8 @@ def _entries(path: Path, size: str) -> dict[str, Node]:
     return {**entries, **sized}
 
 
-def _ladder(entry: Optional[Node], metric: Metric) -> tuple[float, ...]:
+def _ladder(entry: Optional[Node]) -> tuple[float, ...]:
     """Factors in rising order, 1 among them; () without."""
-    if not metric.learns:
-        return ()
     if entry is None:
         return LADDER
     node, place = entry
