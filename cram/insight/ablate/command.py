@@ -15,6 +15,7 @@ from cram.errors import CramError
 from cram.insight.ablate import question as questions
 from cram.insight.ablate.cost import estimate, planned
 from cram.insight.ablate.question import Question
+from cram.interrupt import Interrupted
 
 Say = Callable[[str], None]
 
@@ -42,8 +43,15 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> 
         return _all(chosen, options, say)
     question = questions.read(questions.locate(options.question), chosen, options.budget, options.seeds, options.settings)
     _refuse_jobs(question, options.jobs)
-    again = shlex.join(["cram", "ablate", *(argument for argument in arguments if argument != "--dry-run")])
-    return _ablate(question, options, again, say)
+    return _ablate(question, options, _again(options.question, chosen, options), say)
+
+
+def _again(name: str, size: str, options: argparse.Namespace) -> str:
+    """The command that gives the same runs; where they lie and how many run at a time is not of the question."""
+    asked = [f"--{size}"] * bool(size)
+    asked += ["--seeds", str(options.seeds)] if options.seeds is not None else []
+    asked += ["--budget", options.budget] if options.budget is not None else []
+    return shlex.join(["cram", "ablate", name, *options.settings, *asked])
 
 
 def _all(size: str, options: argparse.Namespace, say: Say) -> int:
@@ -54,9 +62,8 @@ def _all(size: str, options: argparse.Namespace, say: Say) -> int:
         say(f"\n{number} of {len(asked)}: {question.name}")
         options.jobs = 1 if _alone(question) else jobs
         _refuse_jobs(question, options.jobs)
-        again = f"cram ablate {question.name}{f' --{size}' if size else ''}"
-        codes.append(_ablate(question, options, again, say))
-    say(f"{len(asked)} questions: {codes.count(0)} answered, {len(codes) - codes.count(0)} with a failed run")
+        codes.append(_ablate(question, options, _again(question.name, size, options), say))
+    say(f"{len(asked)} questions: {codes.count(0)} answered, {len(codes) - codes.count(0)} without a baseline that finished")
     return max(codes)
 
 
@@ -103,8 +110,8 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
     extra = corpus_settings(out / "corpora" / question.label, question.corpus) if question.corpus else ()
     made = trials(question, out, extra)
     say(question.question)
-    say(f"arms: {', '.join(arm.name for arm in question.arms)} (baseline: {question.baseline.name}); {question.seeds} seeds; "
-        f"{question.budget.text} a run; by {question.metric.label}")
+    say(f"arms: {', '.join(arm.name for arm in question.arms)} (baseline: {question.baseline.name}); {question.seeds} "
+        f"seed{'s' * (question.seeds > 1)}; {question.budget.text} a run; by {question.metric.label}")
     there = {trial.links for trial in made if is_there(trial)}
     coming = [trial for trial in made if trial.links not in there]
     if there:
@@ -119,7 +126,11 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
     with artifacts.lock(folder):
         if question.corpus:
             make_corpus(question, out / "corpora" / question.label, say)
-        rows = _measure(question, made, options.jobs, again, folder, say)
+        try:
+            rows = _measure(question, made, options.jobs, again, folder, say)
+        except (Interrupted, KeyboardInterrupt):
+            say(f"go on with: {again} --out {out}{f' --jobs {options.jobs}' if options.jobs > 1 else ''}")
+            raise
     base = [row for row in rows if row["arm"] == question.baseline.name and "value" in row]
     return 0 if base else 1
 

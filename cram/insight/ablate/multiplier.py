@@ -45,13 +45,12 @@ class Multiplier:
 
     def told(self) -> str:
         """``1.62 (1.40 to 1.91)``, ``1.8 (1.5 to > 2)``, ``> 2``."""
-        value = f"{self.value:.2f}" if self.value is not None else (f"> {self.top:.3g}" if self.above else f"< {self.bottom:.3g}")
-        if self.seeds < 2 or (self.low is None and self.high is None and self.value is None):
+        under, over = f"< {self.bottom:.3g}", f"> {self.top:.3g}"
+        value = f"{self.value:.2f}" if self.value is not None else over if self.above else under
+        if self.seeds < 2 or (self.value is None and (self.low is None) == (self.high is None)):
             return value
-        low = f"{self.low:.2f}" if self.low is not None else f"< {self.bottom:.3g}"
-        high = f"{self.high:.2f}" if self.high is not None else f"> {self.top:.3g}"
-        if self.low is None and self.above and self.value is None:
-            return value
+        low = f"{self.low:.2f}" if self.low is not None else under
+        high = f"{self.high:.2f}" if self.high is not None else over
         return f"{value} ({low} to {high})"
 
 

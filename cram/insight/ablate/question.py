@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Sequence
@@ -43,6 +44,7 @@ SIZES = ("tiny", "card")
 REPLACED = ("baseline", "settings", "variants", "budget", "seeds", "ladder", "metric", "corpus", "expect")  # in a size
 KEYS = (*REQUIRED, "settings", "seeds", "ladder", "corpus", *SIZES)
 CORPORA = ("clean", "web")
+TAKEN = ("artifacts", "corpora")     # folders beside those of the questions
 SEEDS, LADDER = 3, (0.5, 1.0, 2.0)
 
 
@@ -98,11 +100,14 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
          overrides: Sequence[str] = ()) -> Question:
     """Read a file and prove it. size: "tiny" or "card" for that section; budget, seeds: in place of the file's; overrides:
     ``key=value`` for all arms. Raises CramError naming file, line and remedy."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.+-]*", path.stem) or path.stem in TAKEN:
+        raise CramError(f"{path}: the file's name becomes a folder's; rename it, with letters, digits, '-' and '_' "
+                        f"(not {' or '.join(TAKEN)})")
     entries = _entries(path, size)
     names = tuple(read_texts(*entries["baseline"], "baseline"))
     common = [*read_settings(*entries.get("settings", (None, "")), path), *(typed(text) for text in overrides)]
-    amount = read_budget(budget, COMMAND_LINE) if budget is not None else read_budget(read_text(*entries["budget"], "budget"),
-                                                                             entries["budget"][1])
+    node, place = entries["budget"]
+    amount = read_budget(read_text(node, place, "budget"), place) if budget is None else read_budget(budget, COMMAND_LINE)
     count = SEEDS if "seeds" not in entries else int(read_number(*entries["seeds"], "seeds", whole=True))
     count = count if seeds is None else seeds
     if count < 1:

@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Sequence
@@ -129,6 +130,9 @@ def _side_by_side(made: Sequence[Trial], metric: Metric, jobs: int) -> Iterator[
                 waiting[trial.settings] = pool.submit(run, trial, metric)
             for trial in made:
                 yield waiting[trial.settings].result()
+        except BrokenProcessPool as error:
+            raise CramError(f"one of --jobs {jobs} processes was killed, perhaps for want of memory; run the same command with "
+                            "fewer, finished runs are found again") from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -169,8 +173,7 @@ def _charged(trial: Trial) -> dict[str, Any]:
         return {}
     if opened.config != load(*_split(trial.settings)):
         return {}       # of an earlier run with this name
-    ledger = opened.ledger
-    return {"steps": ledger.steps, "tokens": ledger.tokens, "flops": ledger.flops, "seconds": ledger.seconds, "head": ledger.head}
+    return {name: getattr(opened.ledger, name) for name in ("steps", "tokens", "flops", "seconds", "head")}
 
 
 def _split(settings: Sequence[str]) -> tuple[list[str], list[str]]:

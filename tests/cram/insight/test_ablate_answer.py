@@ -61,7 +61,7 @@ def test_equal_arms_are_told_apart_about_one_time_in_twenty():
 
 
 def test_a_planted_factor_comes_back_from_noisy_finals():
-    """The arm is the baseline with twice the data: the curve of a power law, seeds that shift it, noise of a few thousandths."""
+    """The arm is the baseline with twice the data: a power law, seeds that shift it, noise of some thousandths."""
     rng, curve = random.Random(3), lambda factor: 2.5 + 1.2 * factor ** -0.35
     shifts = [rng.gauss(0, 0.05) for _ in range(3)]
     values = {("base", factor): [curve(factor) + shift + rng.gauss(0, 0.004) for shift in shifts] for factor in (1.0, 0.4, 2.8)}
@@ -114,7 +114,8 @@ def test_ledgers_are_summed_those_of_failed_runs_too():
 
 
 def test_the_page_is_made_from_the_record_alone_and_asks_nothing_of_the_network(tmp_path, cram):
-    made = record({("base", 1.0): [3.0, 3.1], ("good<er>", 1.0): [2.8, 2.9], ("base", 0.5): [3.2, 3.3]}, seeds=2, ladder=(0.5, 1.0),
+    values = {("base", 1.0): [3.0, 3.1], ("good<er>", 1.0): [2.8, 2.9], ("base", 0.5): [3.2, 3.3]}
+    made = record(values, seeds=2, ladder=(0.5, 1.0),
                   curves=lambda arm, seed: [[50.0, 4.0], [90.0, 3.5]])
     first = {path.name: path.read_bytes() for path in save(made, tmp_path)}
     assert set(first) == {"ablation.json", "ablation.html", "ablation.md", "ablation-differences.svg", "ablation-budgets.svg",
@@ -129,6 +130,6 @@ def test_the_page_is_made_from_the_record_alone_and_asks_nothing_of_the_network(
 def test_render_refuses_other_files(tmp_path, cram):
     (tmp_path / "other.json").write_text('{"schema": 1}')
     (tmp_path / "torn.json").write_text('{"schema"')
-    for name, told in (("other.json", "not the record of an ablation"), ("torn.json", "not JSON"), ("none.json", "no such file")):
+    for name, told in (("other.json", "not the record of an ablation"), ("torn.json", "not JSON"), ("none.json", "no such")):
         result = cram("ablate", "render", tmp_path / name)
         assert result.code == 2 and told in result.err and result.err.count("\n") == 1

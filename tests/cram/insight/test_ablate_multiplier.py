@@ -9,7 +9,8 @@ from hypothesis import given, settings, strategies as st
 
 from cram.insight.ablate.multiplier import fit, multiplier
 
-LADDERS = st.sampled_from([(0.5, 1.0, 2.0), (0.25, 0.5, 1.0), (0.35, 0.7, 1.0, 1.4, 2.8), (0.5, 1.0), (0.25, 0.5, 1.0, 2.0, 4.0)])
+LADDERS = st.sampled_from([(0.5, 1.0, 2.0), (0.25, 0.5, 1.0), (0.35, 0.7, 1.0, 1.4, 2.8), (0.5, 1.0),
+                           (0.25, 0.5, 1.0, 2.0, 4.0)])
 
 
 def power_law(level, height, exponent):

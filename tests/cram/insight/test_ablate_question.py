@@ -29,6 +29,7 @@ tiny:
   settings: {model.width: 32, model.heads: 2}
   variants: {plain: {}, deep: {model.layers: 2}}
 """
+PLAIN = GOOD.replace(", filters/none", "").replace("bits_per_byte", "loss")      # arms of the same text
 
 
 def written(tmp_path, text, name="wide.yaml"):
@@ -48,8 +49,8 @@ def test_every_shipped_question_is_sound_in_every_size(path):
 
 
 def test_there_are_questions_about_all_of_the_recipe():
-    assert {"attention", "positions", "normalisation", "activation", "mask_rate", "objective", "hybrid", "optimizer", "schedule",
-            "batch_ramp", "sequence_schedule", "packing", "filters", "duplicates", "vocabulary", "shape", "recomputation",
+    assert {"attention", "positions", "normalisation", "activation", "mask_rate", "objective", "hybrid", "optimizer",
+            "schedule", "batch_ramp", "sequence_schedule", "packing", "filters", "duplicates", "vocabulary", "shape", "recomputation",
             "precision", "repetition", "planted"} <= {path.stem for path in shipped()}
 
 
@@ -61,7 +62,7 @@ def test_a_file_says_what_is_run(tmp_path):
 
 
 def test_a_size_replaces_and_its_settings_are_laid_over(tmp_path):
-    question = read(written(tmp_path, GOOD.replace(", filters/none", "").replace("bits_per_byte", "loss")), "tiny")
+    question = read(written(tmp_path, PLAIN), "tiny")
     assert question.label == "wide-tiny" and question.budget.text == "10 steps" and question.seeds == 2
     assert [arm.name for arm in question.arms] == ["plain", "deep"]
     assert question.baseline.config.model.layers == 1 and question.arms[1].config.model.layers == 2
@@ -69,7 +70,7 @@ def test_a_size_replaces_and_its_settings_are_laid_over(tmp_path):
 
 
 def test_the_command_line_replaces_budget_and_seeds_and_sets_keys_of_all_arms(tmp_path):
-    path = written(tmp_path, GOOD.replace(", filters/none", "").replace("bits_per_byte", "loss"))
+    path = written(tmp_path, PLAIN)
     question = read(path, "", "200 steps", 5, ["schedule.warmup=0.2"])
     assert (question.budget.amount, question.seeds) == (200, 5)
     assert {arm.config.schedule.warmup for arm in question.arms} == {0.2}
@@ -78,7 +79,7 @@ def test_the_command_line_replaces_budget_and_seeds_and_sets_keys_of_all_arms(tm
 
 
 def test_a_variant_may_have_its_own_budget(tmp_path):
-    text = GOOD.replace("    model: {width: 256}", "    budget: 2").replace(", filters/none", "").replace("bits_per_byte", "loss")
+    text = PLAIN.replace("    model: {width: 256}", "    budget: 2")
     twice = read(written(tmp_path, text)).arms[1]
     assert (twice.factor, twice.budget.text, twice.settings) == (2.0, "200 steps", ())
     told = read(written(tmp_path, text.replace("budget: 2", "budget: 150 steps"))).arms[1]
@@ -101,7 +102,7 @@ FAULTS = [
     ("budget: 100 steps", "budget: 100", r"wide.yaml:11: budget '100': has no unit"),
     ("metric: bits_per_byte", "metric: bleu", r"wide.yaml:13: metric: 'bleu' is none of loss"),
     ("metric: bits_per_byte", "metric: loss", r"wide.yaml:10: variant 'listed': metric loss: data.* changes the tokens"),
-    ("metric: bits_per_byte", "metric: masked_loss", r"wide.yaml:7: variant 'plain': metric masked_loss: a causal model has none"),
+    ("metric: bits_per_byte", "metric: masked_loss", r"wide.yaml:7: variant 'plain': metric masked_loss: a causal model has"),
     ("baseline: demo_gpt", "baseline: demo_gtp", r"demo_gtp: no such configuration; did you mean 'demo_gpt'"),
     ("model: {width: 256}", "model: {widht: 256}", r"wide.yaml:9: variant 'wide': unknown key 'model.widht'"),
     ("model: {width: 256}", "model: {width: big}", r"wide.yaml:9: variant 'wide': model.width: expected a whole number"),
@@ -113,7 +114,7 @@ FAULTS = [
     ("model: {width: 256}", "tokenizer.type: unigram", r"wide.yaml:8: variant 'wide': metric bits_per_byte: tokens of"),
     ("model: {width: 256}", "budget: 3e9 flops", r"wide.yaml:9: budget: '3e9 flops' is not of the kind"),
     ("model: {width: 256}", "budget: 0", r"wide.yaml:9: budget: a factor must be more than 0"),
-    ("  plain: {}\n  wide", "  plain: {seed: 1}\n  wide", r"wide.yaml:6: variants: one arm, and only one, must be the baseline"),
+    ("  plain: {}\n  wide", "  plain: {seed: 1}\n  wide", r"wide.yaml:6: variants: one arm, and only one, must be"),
     ("  plain: {}\n  wide", "  plain: {}\n  also: {}\n  wide", r"one arm, and only one, .* here plain, also has none"),
     ("  plain: {}\n  wide", "  plain: {}\n  plain: {seed: 2}\n  wide", r"wide.yaml:8: variants.plain stands there twice"),
     ("  wide:", "  wide one:", r"wide.yaml:8: variant 'wide one' becomes a folder's name"),
@@ -168,3 +169,9 @@ def test_names_are_found_as_configurations_are(root):
 def test_sizes_are_configurations_like_others():
     for size in ("minutes", "tiny"):
         assert load(["demo", f"ablations/sizes/{size}"]).train.threads == 1
+
+
+def test_a_file_whose_name_cannot_be_a_folders_is_refused(tmp_path):
+    for name in ("is it.yaml", "artifacts.yaml"):
+        with pytest.raises(CramError, match="the file's name becomes a folder's"):
+            read(written(tmp_path, PLAIN, name))

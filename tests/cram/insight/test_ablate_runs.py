@@ -121,7 +121,8 @@ def test_killed_it_goes_on_where_it_was(ask, tmp_path, root, cram):
     assert cram("ablate", path, "--out", tmp_path / "whole", "train.checkpoint_every_steps=10").code == 0
     sessions = [read_ledger(path).sessions for path in ledgers()]
     assert max(sessions) == 2 and len(sessions) == 4
-    assert [row["value"] for row in rows(tmp_path / "out", "killed")] == [row["value"] for row in rows(tmp_path / "whole", "killed")]
+    resumed, straight = ([row["value"] for row in rows(tmp_path / name, "killed")] for name in ("out", "whole"))
+    assert resumed == straight
 
 
 @pytest.mark.slow
@@ -132,5 +133,6 @@ def test_an_arm_that_fails_is_a_result(ask, tmp_path, cram):
     assert result.code == 0, result.err
     found = {row["arm"]: row for row in rows(tmp_path, "failing")}
     assert "error" in found["hot"] and "value" in found["plain"] and "value" in found["narrow"]
-    assert "hot: failed beside plain" in result.out and found["hot"]["error"] in (tmp_path / "failing" / "ablation.md").read_text().replace("\\", "")
+    page = (tmp_path / "failing" / "ablation.md").read_text().replace("\\", "")
+    assert "hot: failed beside plain" in result.out and found["hot"]["error"] in page
     assert found["hot"]["steps"] > 0 and f"{sum(row['tokens'] for row in found.values()):,} tokens" in result.out
