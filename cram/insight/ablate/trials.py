@@ -29,6 +29,7 @@ from data_prep.files import replace_durably
 
 FAILURES = (CramError, DataError, RuntimeError, MemoryError, ArithmeticError)   # of a run: a result, like any other
 MEMORY_STEPS = 3
+FOUND = 1.0         # seconds: what took less was there already
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,13 @@ def run_all(made: Sequence[Trial], metric: Metric, jobs: int,
     broken = _prepare(made, say)
     whole = [trial for trial in made if trial.links not in broken]
     found = _one_by_one(whole, metric) if jobs == 1 else _side_by_side(whole, metric, jobs)
-    began, done = time.monotonic(), 0
-    for trial in made:
+    before, took = time.monotonic(), []
+    for number, trial in enumerate(made, start=1):
         row = _row(trial) | {"error": broken[trial.links]} if trial.links in broken else next(found)
-        done += 1
-        left = (time.monotonic() - began) / done * (len(made) - done)
+        took.append(time.monotonic() - before)
+        before += took[-1]
+        trained = [seconds for seconds in took if seconds > FOUND] or took
+        left = sum(trained) / len(trained) * (len(made) - number)
         told = f"failed: {row['error']}" if "error" in row else f"{metric.name} {row['value']:.4f}, {row['steps']:,} steps"
         say(f"{trial.told}: {told}; {_minutes(left)} left")
         yield trial, row

@@ -50,8 +50,8 @@ def test_every_shipped_question_is_sound_in_every_size(path):
 
 def test_there_are_questions_about_all_of_the_recipe():
     assert {"attention", "positions", "normalisation", "activation", "mask_rate", "objective", "hybrid", "optimizer",
-            "schedule", "batch_ramp", "sequence_schedule", "packing", "filters", "duplicates", "vocabulary", "shape", "recomputation",
-            "precision", "repetition", "planted"} <= {path.stem for path in shipped()}
+            "schedule", "batch_ramp", "sequence_schedule", "packing", "filters", "duplicates", "vocabulary", "shape",
+            "recomputation", "precision", "repetition", "planted"} <= {path.stem for path in shipped()}
 
 
 def test_a_file_says_what_is_run(tmp_path):

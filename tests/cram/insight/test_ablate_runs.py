@@ -136,3 +136,14 @@ def test_an_arm_that_fails_is_a_result(ask, tmp_path, cram):
     page = (tmp_path / "failing" / "ablation.md").read_text().replace("\\", "")
     assert "hot: failed beside plain" in result.out and found["hot"]["error"] in page
     assert found["hot"]["steps"] > 0 and f"{sum(row['tokens'] for row in found.values()):,} tokens" in result.out
+
+
+@pytest.mark.slow
+def test_a_shipped_question_is_answered_in_its_tiny_size(tmp_path, cram):
+    """One of all; the others: cram ablate all --tiny"""
+    result = cram("ablate", "repetition", "--tiny", "--seeds", "1", "--budget", "3e9 flops", "--out", tmp_path)
+    assert result.code == 0 and "failed" not in result.out, result.out + result.err
+    found = rows(tmp_path, "repetition-tiny")
+    assert len(found) == 4 and len({row["scored_on"] for row in found}) == 1
+    page = (tmp_path / "repetition-tiny" / "ablation.md").read_text()
+    assert "cram ablate repetition --tiny --seeds 1 --budget '3e9 flops'" in page
