@@ -33,20 +33,22 @@ class Finished(NamedTuple):
         return self.ledger.tokens / statistics.median(row["tokens_per_second"] for row in rows if row["kind"] == "train")
 
 
-def bring(settings: Sequence[str], stage: str) -> Path:
-    """Bring a stage of a run up to date; its links. settings: configurations and ``key=value``, as for ``cram run``."""
+def bring(settings: Sequence[str], stage: str, links: Optional[Path] = None) -> Path:
+    """Bring a stage of a run up to date; its links. settings: configurations and ``key=value``, as for ``cram run``.
+    links: the folder for them, if not the one that ``name`` gives."""
     from cram.pipeline import STAGES
     from cram.stages import Runner
 
     config = load([each for each in settings if "=" not in each], [each for each in settings if "=" in each])
     runner = Runner(STAGES, config, lambda line: None)
+    runner.links = links or runner.links
     runner.run(stage)
     return runner.links
 
 
-def finish(settings: Sequence[str]) -> Finished:
-    """Bring a run up to its evaluation."""
-    links = bring(settings, "evaluate")
+def finish(settings: Sequence[str], links: Optional[Path] = None) -> Finished:
+    """Bring a run up to its evaluation; links: as for ``bring``."""
+    links = bring(settings, "evaluate", links)
     return Finished(json.loads((links / "evaluate" / "scores.json").read_text()),
                     read_ledger(links / "pretrain" / "ledger.jsonl"), links)
 
