@@ -95,8 +95,10 @@ def find(path: str | Path) -> Path:
 
 
 def _shipped() -> dict[str, Path]:
-    """Name -> file: demo, filters/fineweb ..."""
-    return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))}
+    """Name -> file: demo, filters/fineweb ...; without the questions of ``cram ablate`` and the races."""
+    files = sorted(SHIPPED.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
+    return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in files
+            if file.parent.name not in ("ablations", "races")}
 
 
 def assign(config: Config, key: str, value: Any) -> None:
