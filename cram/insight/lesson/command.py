@@ -18,17 +18,17 @@ RUNS = FOLDER.parent
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable[[str], None]) -> int:
     """Run ``cram lesson`` with these arguments; returns the exit code: 1 where a run differs from the lesson, or an answer is
     wrong. CramError for a wrong one."""
-    parser.description = ("the course: cram lesson lists it, cram lesson 3 prints a lesson, --run makes its runs and compares, "
-                          "--check 2 ANSWER judges an exercise")
-    parser.epilog = ("beside the lessons: cram lesson text (write the text of the course into runs/lessons/text), cram lesson kinds "
-                     "RUN (what happened to each kind of page), cram lesson tiles (attention in tiles)")
+    parser.description = ("the course: cram lesson lists it, cram lesson 3 prints a lesson, --run makes its runs and "
+                          "compares, --check 2 ANSWER judges an exercise")
+    parser.epilog = ("beside the lessons: cram lesson text (write the text of the course into runs/lessons/text), cram lesson "
+                     "kinds RUN (what happened to each kind of page), cram lesson tiles (attention in tiles)")
     parser.add_argument("what", nargs="?", help="a lesson or lab: 3, packing, lab1; or text, kinds, tiles")
     parser.add_argument("of", nargs="?", help="kinds: a run's folder")
     parser.add_argument("--run", action="store_true", help="run its commands and compare what they print with the lesson")
     parser.add_argument("--check", nargs="+", metavar=("EXERCISE", "ANSWER"), help="judge an answer: a number, a word or a run")
-    parser.add_argument("--update", action="store_true", help="rewrite the lesson's excerpts from a run (for those who keep it)")
-    parser.add_argument("--out", type=Path, help="folder to work in (default: course/<lesson>; --check: here, if the lesson's runs "
-                        "are here)")
+    parser.add_argument("--update", action="store_true", help="rewrite the lesson's excerpts from a run, to keep it true")
+    parser.add_argument("--out", type=Path, help="folder to work in (default: course/<lesson>; --check: here, if runs of "
+                        "lessons are here)")
     parser.add_argument("--documents", default="40,24,64", help="tiles: lengths of the documents, tokens")
     parser.add_argument("--tile", type=int, default=32, help="tiles: tokens of a tile")
     options = parser.parse_intermixed_args(arguments)

@@ -14,7 +14,8 @@ from typing import Iterator, NamedTuple, Optional, Sequence
 SKIP = "..."
 ANY = 1e18           # a tolerance that lets every number pass
 # Alternatives are tried in this order, so a share goes with its seconds.
-MACHINE = re.compile(r"[\d.,]+ s +[\d.]+%|[\d.,]+ (?:s|ms|tokens/s)(?= |$|[,;.)])|ETA [\d.hms]+|\b[0-9a-f]{12}\b|[\d.]+%(?= of the step)")
+MACHINE = re.compile(
+    r"[\d.,]+ s +[\d.]+%|[\d.,]+ (?:s|ms|tokens/s)(?= |$|[,;.)])|ETA \d+[hms](?: \d+[hms])*|\b[0-9a-f]{12}\b")
 NUMBER = re.compile(r"(?<![A-Za-z_\d.])[-+]?\d[\d,]*(?:\.\d+)?(?:e[-+]?\d+)?")
 
 
@@ -41,13 +42,16 @@ def pairs(expected: Sequence[str], printed: Sequence[str], tolerance: float) -> 
         here = next((number for number in span if agrees(wanted, printed[number], tolerance)), None)
         if here is None and free:  # the line whose words are these, whatever its numbers
             here = next((number for number in span if agrees(wanted, printed[number], ANY)), None)
-            yield (wanted, printed[here], False) if here is not None else (wanted, likest(wanted, printed[place:]), False)
+            if here is None:
+                yield wanted, likest(wanted, printed[place:]), False
+                continue
+            yield wanted, printed[here], False
         elif here is None:
-            here = place if place < len(printed) else None
-            yield wanted, None if here is None else printed[here], False
+            here = place
+            yield wanted, printed[place] if place < len(printed) else None, False
         else:
             yield wanted, printed[here], True
-        place, free = place if here is None else here + 1, False
+        place, free = here + 1, False
     if not free and place < len(printed):
         yield "", printed[place], False
 

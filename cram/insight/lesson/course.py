@@ -105,5 +105,6 @@ def plain(text: str) -> str:
         if line.startswith("```"):
             code = not code
         else:
-            lines.append(f"    {line}" if code else re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r"\1", line).replace("**", "").replace("`", ""))
+            words = re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", line).replace("`", "")
+            lines.append(f"    {line}" if code else words)
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()

@@ -18,23 +18,24 @@ def same_weights(asked: Asked) -> Verdict:
         return Verdict(False, f"{straight.folder}: was stopped itself, {straight.ledger.sessions - 1} time(s)")
     if (key := only_differs(straight, killed, ())) is not None:
         return Verdict(False, f"{key} differs from runs/lessons/killed; only 'out' and 'name' may")
-    weights = [_weights(run.folder) for run in (straight, killed)]
-    same = all(torch.equal(weights[0][name], weights[1][name]) for name in weights[1])
-    return compared(same, f"{sum(value.numel() for value in weights[1].values()):,} numbers, all with the same bits",
+    mine, theirs = (_weights(run.folder) for run in (straight, killed))
+    same = all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    return compared(same, f"{sum(value.numel() for value in theirs.values()):,} numbers, all with the same bits",
                     "the weights differ: another number of threads, machine or version of torch?")
 
 
 def _weights(folder: Path) -> dict:
     from cram import checkpoint
 
-    return checkpoint.load_newest(folder / "pretrain" / "checkpoints", open_run(folder).ledger.run_id, lambda line: None)["model"]
+    run_id = open_run(folder).ledger.run_id
+    return checkpoint.load_newest(folder / "pretrain" / "checkpoints", run_id, lambda line: None)["model"]
 
 
 def lost_seconds(asked: Asked) -> Verdict:
     """lab1.2: what the kill cost."""
     ledger = open_run(asked.made("killed")).ledger
-    return number(asked, ledger.account["lost"], "the row 'lost' of cram ledger runs/lessons/killed: work done after the checkpoint, "
-                  "and one heartbeat that no row tells of", 0.05 if ledger.account["lost"] > 1 else 0.2)
+    return number(asked, ledger.account["lost"], "the row 'lost' of cram ledger runs/lessons/killed: work done after the "
+                  "checkpoint, and one heartbeat that no row tells of", 0.05 if ledger.account["lost"] > 1 else 0.2)
 
 
 def asked_to_stop(asked: Asked) -> Verdict:
@@ -43,7 +44,8 @@ def asked_to_stop(asked: Asked) -> Verdict:
     ends = [row.get("reason") for row in run.ledger.rows if row["kind"] == "close"]
     if run.ledger.sessions < 2:
         return Verdict(False, "it ran in one session: stop it with Ctrl-C, or kill -TERM, before it has ended")
-    return compared("interrupted" in ends[:-1], f"closed as 'interrupted', then resumed; lost {run.ledger.account['lost']:.1f} s",
+    return compared("interrupted" in ends[:-1],
+                    f"closed as 'interrupted', then resumed; lost {run.ledger.account['lost']:.1f} s",
                     "it was resumed, but no session of it was closed as 'interrupted': kill -9 leaves it no time to")
 
 
@@ -84,8 +86,8 @@ def state_numbers(asked: Asked) -> Verdict:
     """lab3.2: float32 numbers kept for each parameter."""
     run = open_run(asked.made("disk"))
     files = [path.stat().st_size for path in (asked.made("disk") / "pretrain" / "checkpoints").rglob("state.pt")]
-    return number(asked, max(files) / 4 / run.plan["parameters"], "the size of state.pt / 4 bytes / parameters: the weights, one "
-                  "momentum of what Muon trains, two moments of what AdamW trains, and a little more", 0.06)
+    return number(asked, max(files) / 4 / run.plan["parameters"], "the size of state.pt / 4 bytes / parameters: the weights, "
+                  "one momentum of what Muon trains, two moments of what AdamW trains, and a little more", 0.06)
 
 
 def survived(asked: Asked) -> Verdict:
@@ -102,8 +104,8 @@ def survived(asked: Asked) -> Verdict:
 def gap_early(asked: Asked) -> Verdict:
     """lab4.1: how far apart the two runs are at half the budget."""
     good, bad = (_at(open_run(asked.made(name)), 0.5) for name in ("good", "hot"))
-    return number(asked, bad - good, "validation loss at progress 0.5 in metrics.jsonl (or in TensorBoard: validation), hot minus "
-                  "good, nats", 0.05)
+    return number(asked, bad - good, "validation loss at progress 0.5 in metrics.jsonl (or in TensorBoard: validation), hot "
+                  "minus good, nats", 0.05)
 
 
 def guard_saw(asked: Asked) -> Verdict:

@@ -24,9 +24,10 @@ def guessing(asked: Asked) -> Verdict:
 
 def fewer_tokens(asked: Asked) -> Verdict:
     """1.2: what a larger vocabulary saves."""
-    small, large = (read(asked.made(name) / "data" / "manifest.json")["splits"]["train"]["tokens"] for name in ("tiny", "larger"))
-    return number(asked, 100 * (1 - large / small), "100 x (1 - tokens with the larger vocabulary / tokens with the smaller), both "
-                  "in the last line but one of cram data", 0.03)
+    small, large = (read(asked.made(name) / "data" / "manifest.json")["splits"]["train"]["tokens"]
+                    for name in ("tiny", "larger"))
+    return number(asked, 100 * (1 - large / small), "100 x (1 - tokens with the larger vocabulary / tokens with the smaller), "
+                  "both in the last line but one of cram data", 0.03)
 
 
 def lossless(asked: Asked) -> Verdict:
@@ -37,7 +38,7 @@ def lossless(asked: Asked) -> Verdict:
     texts = [json.loads(line)["text"] for line in
              (asked.made("tiny") / "data" / "validation.jsonl").read_text(encoding="utf-8").splitlines()]
     same = all(tokenizer.decode(tokenizer.encode(text).ids, skip_special_tokens=True) == text for text in texts)
-    return yes_no(asked, same, f"{len(texts)} held-out documents were encoded and decoded with the tokenizer of runs/lessons/pieces; "
+    return yes_no(asked, same, f"{len(texts)} held-out documents were encoded and decoded with runs/lessons/pieces; "
                   "'documents that come back unchanged' in cram tokenizer evaluate is the same test")
 
 
@@ -63,8 +64,8 @@ def own_filters(asked: Asked) -> Verdict:
     found = fates_by_kind(asked.folder())
     kept = {kind: (fates["train"] + fates["validation"]) / fates.total() for kind, fates in found.items()}
     if kept["document"] < 1 - MOST_LOST:
-        return Verdict(False, f"{1 - kept['document']:.0%} of the good documents are gone; at most {MOST_LOST:.0%} may be: a rule is "
-                       "too strict, cram lesson kinds says which")
+        return Verdict(False, f"{1 - kept['document']:.0%} of the good documents are gone; at most {MOST_LOST:.0%} may be: "
+                       "a rule is too strict, cram lesson kinds says which")
     left = [f"{kind} ({share:.0%} kept)" for kind, share in kept.items() if kind != "document" and share > 1 - LEAST_DROPPED]
     return compared(not left, "each kind of junk is gone, the documents stay",
                     f"still there: {', '.join(left)}; what do such pages have too much or too little of?")
@@ -103,8 +104,8 @@ def rescaling(asked: Asked) -> Verdict:
 
 
 def tiles_to_visit(asked: Asked) -> Verdict:
-    """4.3: pairs of tiles of 16 tokens that documents of 40, 8 and 80 tokens need."""
-    visited, _ = tile_pairs([40, 8, 80], 16)
+    """4.3: pairs of tiles of 16 tokens that documents of 40, 16 and 72 tokens need."""
+    visited, _ = tile_pairs([40, 16, 72], 16)
     return number(asked, visited, "a pair of tiles is needed when one query of the first sees one key of the second; draw the "
                   "8 x 8 tiles", 0.001)
 

@@ -19,7 +19,7 @@ def rate_at(asked: Asked) -> Verdict:
 
     config = open_run(asked.made("tiny")).config
     return number(asked, 100 * learning_rate(0.75, config.schedule), f"schedule.type={config.schedule.type} with decay="
-                  f"{config.schedule.decay}: flat until 1 - decay, from there a line to 0 at the end, in percent of the peak", 0.01)
+                  f"{config.schedule.decay}: flat until 1 - decay, from there a line to 0, in percent of the peak", 0.01)
 
 
 def token_budget(asked: Asked) -> Verdict:
@@ -28,8 +28,9 @@ def token_budget(asked: Asked) -> Verdict:
     if run.ledger.kind != "tokens":
         return Verdict(False, f"its budget is '{run.ledger.budget}'; ask for one in tokens: budget='60000 tokens'")
     left, batch = run.ledger.amount - run.ledger.spent, run.config.train.batch_tokens
-    return compared(0 <= left < batch, f"{run.ledger.spent:,.0f} of {run.ledger.amount:,.0f} tokens: what is left, {left:,.0f}, is "
-                    f"less than a step of {batch:,}", f"{left:,.0f} tokens are left, and a step takes {batch:,}")
+    return compared(0 <= left < batch, f"{run.ledger.spent:,.0f} of {run.ledger.amount:,.0f} tokens: what is left, "
+                    f"{left:,.0f}, is less than a step of {batch:,}",
+                    f"{left:,.0f} tokens are left, and a step takes {batch:,}")
 
 
 def forged_ledger(asked: Asked) -> Verdict:
@@ -63,8 +64,8 @@ def moments(asked: Asked) -> Verdict:
 
 def orthogonal_size(asked: Asked) -> Verdict:
     """6.3: the root mean square of the entries of a 64 x 256 matrix whose singular values are all 1."""
-    return number(asked, math.sqrt(64 / (64 * 256)), "the squares of all entries add up to the squares of the singular values: 64 "
-                  "ones, spread over 64 x 256 entries")
+    return number(asked, math.sqrt(64 / (64 * 256)), "the squares of all entries add up to the squares of the singular values: "
+                  "64 ones, spread over 64 x 256 entries")
 
 
 def compressed(asked: Asked) -> Verdict:
@@ -77,8 +78,8 @@ def compressed(asked: Asked) -> Verdict:
 def seed_noise(asked: Asked) -> Verdict:
     """7.2: the standard deviation over three seeds."""
     found = [open_run(asked.made(f"seed{seed}")).score[1] for seed in range(3)]
-    return number(asked, statistics.stdev(found), "the sample standard deviation (over n - 1) of the three figures of bits per byte",
-                  0.06)
+    return number(asked, statistics.stdev(found), "the sample standard deviation (over n - 1) of the three figures of bits per "
+                  "byte", 0.06)
 
 
 def knows_agreement(asked: Asked) -> Verdict:

@@ -1,9 +1,9 @@
 """The text of the course: made by a seeded grammar, the same bytes on every machine and every version of Python.
 
-A document tells of two people: their trade, town, and what they own, how many of it and of which colour. What is said once comes
-back later in the same document, and is different in the next one, so a model gains from looking back within a document and gains
-nothing from looking into another. Verbs agree with their subject, with a noun of the other number between (the attractor of
-Linzen et al. 2016), so that minimal pairs can be made; some documents count, some quote.
+A document tells of two people: their trade, town, and what they own, how many of it and of which colour. What is said once
+comes back later in the same document, and is different in the next one, so a model gains from looking back within a document
+and gains nothing from looking into another. Verbs agree with their subject, with a noun of the other number between (the
+attractor of Linzen et al. 2016), so that minimal pairs can be made; some documents count, some quote.
 
 ``web.jsonl`` holds some of these documents with what a crawl adds: exact and near copies, menus, tables of numbers, placeholder
 text, lists of keywords. Each row names its ``kind``, so that what a filter does can be judged.
@@ -26,8 +26,8 @@ WEB_DOCUMENTS = 400
 # Shares of WEB_DOCUMENTS that are added.
 WEB_SHARES = {"exact copy": 0.2, "near copy": 0.1, "menu": 0.15, "numbers": 0.1, "placeholder": 0.05, "keywords": 0.1}
 
-PEOPLE = ("Mira Tom Ada Ilya Nora Omar Lena Hugo Vera Ravi Ines Paul Yuki Ruth Emil Dana Karl Zoe Ivan Lucy Amos Tara Finn Elsa "
-          "Noah Rosa Adam Maya Leon Anna Theo Judy").split()
+PEOPLE = ("Mira Tom Ada Ilya Nora Omar Lena Hugo Vera Ravi Ines Paul Yuki Ruth Emil Dana Karl Zoe Ivan Lucy Amos Tara Finn "
+          "Elsa Noah Rosa Adam Maya Leon Anna Theo Judy").split()
 TRADES = "baker teacher farmer doctor painter sailor miller tailor singer carpenter gardener printer".split()
 TOWNS = "Oldham Riverton Highgate Eastport Westbury Millford Stonebridge Fairview Lakeside Northfield".split()
 COLOURS = "red blue green white black yellow grey brown".split()
@@ -75,7 +75,7 @@ def surname(dice: Dice) -> str:
 
 def document(dice: Dice) -> str:
     """Two to four paragraphs about two people."""
-    cast = [(f"{person} {surname(dice)}", dice.pick(TRADES), dice.pick(TOWNS), dice.pick(NUMBERS), dice.pick(COLOURS), dice.pick(THINGS))
+    cast = [(f"{person} {surname(dice)}", *(dice.pick(words) for words in (TRADES, TOWNS, NUMBERS, COLOURS, THINGS)))
             for person in dice.some(PEOPLE, 2)]
     sentences = [f"{person} is a {trade} in {town} and owns {number} {colour} {thing}s."
                  for person, trade, town, number, colour, thing in cast]

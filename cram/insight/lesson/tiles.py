@@ -87,8 +87,8 @@ def difference(o: Tensor, q: Tensor, k: Tensor, v: Tensor, sees: Tensor, scale: 
 def show(lengths: Sequence[int], tile: int, say: Callable[[str], None]) -> None:
     """Compute attention over documents of these lengths in three ways, and say what each held and how exact it was."""
     if not lengths or min(lengths) < 1 or not 16 <= tile <= 256 or tile & (tile - 1) or sum(lengths) > 4096:
-        raise CramError("documents are of at least one token and 4,096 in all, a tile is 16, 32, 64, 128 or 256 tokens: cram lesson "
-                        "tiles --documents 40,24,64 --tile 32")
+        raise CramError("documents are of at least one token and 4,096 in all, a tile is 16, 32, 64, 128 or 256 tokens: cram "
+                        "lesson tiles --documents 40,24,64 --tile 32")
     q, k, v, documents, scale = problem(lengths)
     n, sees = len(q), documents.sees(len(q), causal=False, window=None, device="cpu")
     o, visited = attend_in_tiles(q, k, v, sees, scale, tile)
@@ -103,7 +103,8 @@ def show(lengths: Sequence[int], tile: int, say: Callable[[str], None]) -> None:
     done = subprocess.run([sys.executable, "-c", INTERPRETER.format(lengths=list(lengths), tile=tile)], capture_output=True,
                           text=True, env=os.environ | {"TRITON_INTERPRET": "1"}, check=False)
     if done.returncode:
-        raise CramError(f"Triton's interpreter failed: {done.stderr.strip().splitlines()[-1]}; another version of triton may help")
+        last = (done.stderr.strip().splitlines() or ["no word of why"])[-1]
+        raise CramError(f"Triton's interpreter failed: {last}; another version of triton may help")
     say(f"our kernel in Triton's interpreter: error {rounded(float(done.stdout))}")
 
 
