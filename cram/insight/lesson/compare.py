@@ -1,8 +1,9 @@
 """What a command printed beside what a lesson says that it prints.
 
 Lines must be the same but for their numbers, which may differ by the stated tolerance, or by one unit in the last digit that is
-shown. ``...`` stands for any lines. What depends on the machine's speed or on a folder's hash is no matter of right or wrong,
-and is not compared: seconds, tokens a second, ETA, shares of an account of seconds, twelve hex digits.
+shown. A line of ``...`` stands for any lines, ``...`` within a line for any words, and then its numbers do not count. What
+depends on the machine's speed or on a folder's hash is no matter of right or wrong, and is not compared: seconds, tokens a
+second, ETA, shares of an account of seconds, twelve hex digits.
 """
 
 from __future__ import annotations
@@ -62,6 +63,9 @@ def likest(wanted: str, printed: Sequence[str]) -> Optional[str]:
 
 def agrees(wanted: str, line: str, tolerance: float) -> bool:
     """Whether a printed line is the expected one."""
+    if SKIP in wanted:
+        wanted, line = (" ".join(NUMBER.sub("0", MACHINE.sub("#", text)).split()) for text in (wanted, line))
+        return re.fullmatch(".*".join(map(re.escape, wanted.split(SKIP))), line) is not None
     wanted, line = (" ".join(MACHINE.sub("#", text).split()) for text in (wanted, line))
     if NUMBER.sub("0", wanted) != NUMBER.sub("0", line):
         return False
@@ -84,4 +88,4 @@ def rewritten(expected: Sequence[str], printed: Sequence[str]) -> tuple[list[str
     found = {number: (line, same) for number, (_, line, same) in
              zip((number for number, line in enumerate(expected) if line != SKIP), pairs(expected, printed, ANY))}
     lost = [line for number, line in enumerate(expected) if line != SKIP and not found[number][1]]
-    return [line if line == SKIP or not found[number][1] else found[number][0] for number, line in enumerate(expected)], lost
+    return [line if SKIP in line or not found[number][1] else found[number][0] for number, line in enumerate(expected)], lost

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from cram.insight.lesson.judge import Asked, Verdict, number, yes_no
+from cram.insight.lesson.judge import Asked, Verdict, number, read
 
 
 def chinchilla_loss(parameters: float, tokens: float) -> float:
@@ -22,10 +22,18 @@ def predicted_loss(asked: Asked) -> Verdict:
     return number(asked, chinchilla_loss(70e9, 1.4e12), "E + A / N^a + B / D^b", 0.005)
 
 
-def smaller_and_longer(asked: Asked) -> Verdict:
-    """8.3: half the parameters, twice the tokens."""
-    return yes_no(asked, chinchilla_loss(35e9, 2.8e12) < chinchilla_loss(70e9, 1.4e12),
-                  "the same sum with N / 2 and 2 D: the one term grows, the other shrinks")
+def tokens_to_match(asked: Asked) -> Verdict:
+    """8.3: tokens with which the law of the lesson's own grid lets 1x32 reach the loss that 1x64 had at the largest budget."""
+    record = read(asked.made("scaling") / "tiny.json")
+    floor, a, b, alpha, beta = record["fit"]["law"]
+    n = next(size["n"] for size in record["sizes"] if size["name"] == "1x32")
+    loss = max((row for row in record["rows"] if row["size"] == "1x64"), key=lambda row: row["tokens"])["loss"]
+    left = loss - floor - a / n ** alpha        # what the term of the tokens may still be
+    how = ("set L(N, D) of the fit to that loss, with N of 1x32 (n in the record), and solve for D; never, where E and the "
+           "term of N alone are more")
+    if left <= 0 or asked.word() == "never":
+        return Verdict(left <= 0 and asked.word() == "never", how)
+    return number(asked, (b / left) ** (1 / beta), how, 0.05)
 
 
-CHECKS = {("8", "1"): rule_of_thumb, ("8", "2"): predicted_loss, ("8", "3"): smaller_and_longer}
+CHECKS = {("8", "1"): rule_of_thumb, ("8", "2"): predicted_loss, ("8", "3"): tokens_to_match}

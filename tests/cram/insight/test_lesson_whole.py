@@ -4,13 +4,16 @@ The right answers come from what was printed, or from counting here; the wrong o
 """
 
 import json
+import os
 import re
 import shutil
 import statistics
+import subprocess
 
 import pytest
 
 from cram.insight.lesson import console, course
+from tests.conftest import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +35,11 @@ class Done:
         done = self.cram(*arguments)
         assert done.code == 0, done.err
         return done.out
+
+    def shell(self, line):
+        """Type a line that is no single command of ours."""
+        environment = os.environ | {"PATH": f"{self.folder}/.bin:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+        subprocess.run(["bash", "-c", line], cwd=self.folder, env=environment, capture_output=True, check=False)
 
     def judge(self, exercise, right, *wrong):
         """The right answer is accepted, the others are not, and each is told why."""
@@ -65,8 +73,9 @@ def test_tokenizer(lesson):
 
 def test_filters(lesson):
     done = lesson("2")
-    done.judge("1", 40, 39, 120)
-    done.judge("2", "max_duplicate_5gram_chars", "min_stop_words", "exact_dedup")
+    done.judge("1", 100 * (60 + 39) / (400 + 60 + 39), 80.2, 99)
+    done.type("text", "lessons/web", "filters/c4", "name=web_c4")
+    done.judge("2", 60 + 40 + 40, 680, 20)
     done.type("text", "lessons/web", "name=mine", "data.filters.min_stop_words=2")
     done.judge("3", "runs/lessons/mine", "runs/lessons/web", "web_gopher")
 
@@ -116,15 +125,27 @@ def test_evaluation(lesson):
     done.judge("3", *(("yes", "no") if low > 50 else ("no", "yes")))
 
 
+def test_scaling(lesson):
+    done = lesson("8")
+    record = json.loads((done.folder / "runs/lessons/scaling/tiny.json").read_text())
+    floor, a, b, alpha, beta = record["fit"]["law"]
+    n, loss = {size["name"]: size["n"] for size in record["sizes"]}["1x32"], done.find(r"1x64 48e3 tokens: loss ([\d.]+)")
+    low, high = 1.0, 1e12     # halving an interval of the logarithm, instead of solving
+    for _ in range(200):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if floor + a / n ** alpha + b / middle ** beta > loss else (low, middle)
+    right, wrong = ("never", 1e6) if high == 1e12 else (f"{low:.0f}", "never")
+    done.judge("3", right, wrong, 48_000)
+
+
 def test_kill(lesson):
     done = lesson("lab1")
     done.type("pretrain", "lessons/tiny", "out=runs/lessons/again", "name=straight")
     done.judge("1", "runs/lessons/again/straight", "runs/lessons/killed")
     lost = done.find(r"  lost +([\d.]+) s")
     done.judge("2", lost, 10 * lost + 1)
-    console.subprocess.run(["bash", "-c", "PATH=$PWD/.bin:$PATH; cram pretrain lessons/tiny name=asked seed=1 & until test -d "
-                            "runs/lessons/asked/pretrain/checkpoints/step-00000025; do sleep 0.05; done; kill -TERM $!; wait $!"],
-                           cwd=done.folder, capture_output=True, check=False)
+    done.shell("cram pretrain lessons/tiny name=asked seed=1 & until test -d "
+               "runs/lessons/asked/pretrain/checkpoints/step-00000025; do sleep 0.05; done; kill -TERM $!; wait $!")
     done.type("pretrain", "lessons/tiny", "name=asked", "seed=1")
     done.judge("3", "runs/lessons/asked", "runs/lessons/killed", "runs/lessons/again/straight")
 
@@ -148,8 +169,9 @@ def test_disk(lesson):
 
 def test_rate(lesson):
     done = lesson("lab4")
-    good, hot = (next(row["loss"] for row in map(json.loads, (done.folder / f"runs/lessons/{name}/pretrain/metrics.jsonl").open())
-                      if row["kind"] == "validation" and row["step"] == 50) for name in ("good", "hot"))
+    rows = {name: [json.loads(line) for line in (done.folder / f"runs/lessons/{name}/pretrain/metrics.jsonl").open()]
+            for name in ("good", "hot")}
+    good, hot = (next(row["loss"] for row in rows[name] if row["kind"] == "validation" and row["step"] == 50) for name in rows)
     done.judge("1", hot - good, 5 * (hot - good), 0)
     done.judge("2", "no", "yes")
     done.type("run", "lessons/tiny", "name=mine", "optimizer.muon_lr=0.05")
