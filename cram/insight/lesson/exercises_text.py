@@ -44,15 +44,15 @@ def lossless(asked: Asked) -> Verdict:
 def junk_kept(asked: Asked) -> Verdict:
     """2.1: the share of junk in what was kept."""
     kept = {kind: sum(fates[name] for name in KEPT) for kind, fates in fates_by_kind(asked.made("web")).items()}
-    return number(asked, 100 * (1 - kept["document"] / sum(kept.values())), "100 x (pages kept that are no documents / pages kept), "
-                  "from the column 'kept' of cram lesson kinds runs/lessons/web", 0.02)
+    return number(asked, 100 * (1 - kept["document"] / sum(kept.values())), "100 x (pages kept that are no documents / pages "
+                  "kept), from the column 'kept' of cram lesson kinds runs/lessons/web", 0.02)
 
 
 def edited_away(asked: Asked) -> Verdict:
     """2.2: pages of which C4's rules on lines leave nothing."""
     gone = sum(fates[EDITED_AWAY] for fates in fates_by_kind(asked.made("web_c4")).values())
-    return number(asked, gone, "'edits' in cram lesson kinds runs/lessons/web_c4: pages without one line that ends as a sentence does",
-                  0.001)
+    return number(asked, gone, "'edits' in cram lesson kinds runs/lessons/web_c4: pages without one line that ends as a sentence "
+                  "does", 0.001)
 
 
 def own_filters(asked: Asked) -> Verdict:

@@ -32,7 +32,8 @@ def fates_by_kind(folder: Path) -> dict[str, Counter[str]]:
     for part in manifest["parts"]:
         origins = parquet.read_table(text / part["file"], columns=["origin"])["origin"].to_pylist()
         fates = np.load(text / part["file"].replace("part-", "fate-").replace(".parquet", ".npy"))
-        fate_of |= {int(origin.rsplit(":", 1)[1]) - 1: manifest["fates"][fate] for origin, fate in zip(origins, fates, strict=True)}
+        fate_of |= {int(origin.rsplit(":", 1)[1]) - 1: manifest["fates"][fate]
+                    for origin, fate in zip(origins, fates, strict=True)}
     for number, fate in fate_of.items():
         found[rows[number]["kind"]][fate] += 1
     return dict(found)
