@@ -33,28 +33,46 @@ def differences(expected: Sequence[str], printed: Sequence[str], tolerance: floa
 
 
 def pairs(expected: Sequence[str], printed: Sequence[str], tolerance: float) -> Iterator[tuple[str, Optional[str], bool]]:
-    """(expected line, its printed line, whether they agree), ``...`` left out; a superfluous printed line with ''."""
-    place, free = 0, False
-    for wanted in expected:
-        if wanted == SKIP:
-            free = True
-            continue
-        span = range(place, len(printed) if free else min(place + 1, len(printed)))
-        here = next((number for number in span if agrees(wanted, printed[number], tolerance)), None)
-        if here is None and free:  # the line whose words are these, whatever its numbers
-            here = next((number for number in span if agrees(wanted, printed[number], ANY)), None)
-            if here is None:
-                yield wanted, likest(wanted, printed[place:]), False
-                continue
-            yield wanted, printed[here], False
-        elif here is None:
-            here = place
-            yield wanted, printed[place] if place < len(printed) else None, False
+    """(expected line, its printed line, whether they agree), ``...`` left out; a superfluous printed line with ''.
+
+    What stands between two ``...`` is looked for as a whole, the first and the last part where they must be.
+    """
+    parts: list[list[str]] = [[]]
+    for line in expected:
+        if line == SKIP:
+            parts.append([])
         else:
-            yield wanted, printed[here], True
-        place, free = here + 1, False
-    if not free and place < len(printed):
+            parts[-1].append(line)
+    first, *middle = parts
+    last = middle.pop() if middle else []
+    yield from beside(first, printed, tolerance)
+    place = min(len(first), len(printed))
+    end = max(place, len(printed) - len(last))
+    for part in middle:
+        here = find(part, printed[:end], place, tolerance)
+        if here is None:
+            here = find(part, printed[:end], place, ANY)
+        if here is None:
+            yield from ((line, likest(line, printed[place:end]), False) for line in part)
+        else:
+            yield from beside(part, printed[here:], tolerance)
+            place = here + len(part)
+    yield from beside(last, printed[end:], tolerance)
+    if len(parts) == 1 and place < len(printed):
         yield "", printed[place], False
+
+
+def beside(part: Sequence[str], printed: Sequence[str], tolerance: float) -> Iterator[tuple[str, Optional[str], bool]]:
+    """The lines of a part and those printed where it begins."""
+    for number, line in enumerate(part):
+        found = printed[number] if number < len(printed) else None
+        yield line, found, found is not None and agrees(line, found, tolerance)
+
+
+def find(part: Sequence[str], printed: Sequence[str], start: int, tolerance: float) -> Optional[int]:
+    """Where the lines of a part are first printed one after another, from ``start`` on."""
+    return next((place for place in range(start, len(printed) - len(part) + 1)
+                 if all(same for *_, same in beside(part, printed[place:], tolerance))), None)
 
 
 def likest(wanted: str, printed: Sequence[str]) -> Optional[str]:

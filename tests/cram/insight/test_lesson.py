@@ -121,7 +121,8 @@ def test_a_number_may_differ_by_the_tolerance_and_no_more(value, change, toleran
 @pytest.mark.parametrize("expected, printed, count", [
     (["a", "b"], ["a", "b"], 0), (["a"], ["a", "b"], 1), (["a", "..."], ["a", "b"], 0), (["...", "b"], ["a", "b"], 0),
     (["a", "b"], ["a"], 1), (["...", "c"], ["a", "b"], 1), (["a", "...", "a"], ["a"], 1), ([], [], 0), (["a"], [], 1),
-    (["...", "b", "c"], ["a", "b", "x", "c"], 2),
+    (["...", "b", "c"], ["a", "b", "x", "c"], 1),
+    (["...", "b", "..."], ["a", "a"], 1), (["...", "a", "b", "...", "a"], ["a", "c", "a", "b", "c", "a"], 0),
     (["1,024 tokens"], ["1,024 tokens"], 0), (["1,024 tokens"], ["2,024 tokens"], 1), (["loss nan"], ["loss 1.0"], 1),
     (["done in 3.1 s"], ["done in 97.0 s"], 0), (["  steps   5.0 s  63.9%"], ["  steps   50.0 s   90.1%"], 0),
     (["80 left, 31,865 tokens/s, ETA 6s"], ["80 left, 65 tokens/s, ETA 1m 47s"], 0),
