@@ -12,6 +12,7 @@ from cram.insight.lesson.course import Lesson
 from cram.insight.lesson.text import FOLDER, write_text
 
 EXPERIMENTS = ("text", "kinds", "tiles")
+EVERYTHING = "all"
 RUNS = FOLDER.parent
 
 
@@ -22,7 +23,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                           "compares, --check 2 ANSWER judges an exercise")
     parser.epilog = ("beside the lessons: cram lesson text (write the text of the course into runs/lessons/text), cram lesson "
                      "kinds RUN (what happened to each kind of page), cram lesson tiles (attention in tiles)")
-    parser.add_argument("what", nargs="?", help="a lesson or lab: 3, packing, lab1; or text, kinds, tiles")
+    parser.add_argument("what", nargs="?", help="a lesson or lab: 3, packing, lab1; all (with --run); or text, kinds, tiles")
     parser.add_argument("of", nargs="?", help="kinds: a run's folder")
     parser.add_argument("--run", action="store_true", help="run its commands and compare what they print with the lesson")
     parser.add_argument("--check", nargs="+", metavar=("EXERCISE", "ANSWER"), help="judge an answer: a number, a word or a run")
@@ -42,6 +43,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
         return 0
     if options.what in EXPERIMENTS:
         return experiment(options, say)
+    if options.what == EVERYTHING:
+        return everything(options, say)
     lesson = course.find_lesson(options.what)
     if options.check is not None:
         return check(lesson, options.check, options.out, say)
@@ -49,9 +52,21 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
         from cram.insight.lesson.console import run_and_compare, update
         return int((update if options.update else run_and_compare)(lesson, work_folder(lesson, options.out), say) > 0)
     say(course.plain(lesson.text))
-    say(f"\n({lesson.path.name}; all of it at once: cram lesson {lesson.number} --run. By hand: 'cram lesson text' once in the "
-        "folder where you type.)")
+    say(f"\n(all of it at once: cram lesson {lesson.number} --run)")
     return 0
+
+
+def everything(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """``cram lesson all --run``: every lesson in turn, each in a folder of its own; 1 when one differs."""
+    from cram.insight.lesson.console import run_and_compare
+
+    if not options.run:
+        raise CramError("cram lesson all goes with --run alone; read and judge one lesson at a time")
+    found = course.lessons()
+    wrong = [lesson.number for lesson in found
+             if run_and_compare(lesson, work_folder(lesson, options.out and options.out / lesson.folder), say)]
+    say(f"{len(found) - len(wrong)} of {len(found)} lessons as they say" + f"; not: {', '.join(wrong)}" * bool(wrong))
+    return int(bool(wrong))
 
 
 def contents() -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cram.audit import read_ledger
+from cram.errors import CramError
 from cram.insight.lesson.judge import Asked, Verdict, compared, number, only_differs, yes_no
 from cram.insight.run import Run, open_run
 
@@ -77,17 +78,23 @@ def calmed(asked: Asked) -> Verdict:
 
 def proven_room(asked: Asked) -> Verdict:
     """lab3.1: the bytes of the largest file that the run must be able to write."""
-    files = [path.stat().st_size for path in (asked.made("disk") / "pretrain" / "checkpoints").rglob("state.pt")]
-    return number(asked, max(files), "the size of state.pt in the newest checkpoint: ls -l "
+    return number(asked, _largest(asked.made("disk")), "the size of state.pt in the newest checkpoint: ls -l "
                   "runs/lessons/disk/pretrain/checkpoints/*/", 0.02)
 
 
 def state_numbers(asked: Asked) -> Verdict:
     """lab3.2: float32 numbers kept for each parameter."""
     run = open_run(asked.made("disk"))
-    files = [path.stat().st_size for path in (asked.made("disk") / "pretrain" / "checkpoints").rglob("state.pt")]
-    return number(asked, max(files) / 4 / run.plan["parameters"], "the size of state.pt / 4 bytes / parameters: the weights, "
+    return number(asked, _largest(run.folder) / 4 / run.plan["parameters"], "the size of state.pt / 4 bytes / parameters: the weights, "
                   "one momentum of what Muon trains, two moments of what AdamW trains, and a little more", 0.06)
+
+
+def _largest(folder: Path) -> int:
+    """Bytes of the largest state in a run's checkpoints."""
+    sizes = [path.stat().st_size for path in (folder / "pretrain" / "checkpoints").rglob("state.pt")]
+    if not sizes:
+        raise CramError(f"{folder}: has no checkpoint; run the commands of the lab first")
+    return max(sizes)
 
 
 def survived(asked: Asked) -> Verdict:
@@ -128,8 +135,10 @@ def saved(asked: Asked) -> Verdict:
 
 def _at(run: Run, progress: float) -> float:
     """The first validation loss at this progress or later."""
-    amount = run.ledger.amount
-    return next(point.loss for point in run.curve() if point.spent >= progress * amount * (1 - 1e-9))
+    found = next((point for point in run.curve() if point.spent >= progress * run.ledger.amount * (1 - 1e-9)), None)
+    if found is None:
+        raise CramError(f"{run.folder}: was not validated at progress {progress} or later; the command that made it resumes it")
+    return found.loss
 
 
 def _events(run: Run) -> list[str]:

@@ -51,8 +51,8 @@ def junk_kept(asked: Asked) -> Verdict:
 def edited_away(asked: Asked) -> Verdict:
     """2.2: pages of which C4's rules on lines leave nothing."""
     gone = sum(fates[EDITED_AWAY] for fates in fates_by_kind(asked.made("web_c4")).values())
-    return number(asked, gone, "'edits' in cram lesson kinds runs/lessons/web_c4: pages without one line that ends as a sentence "
-                  "does", 0.001)
+    return number(asked, gone, "'edits' in cram lesson kinds runs/lessons/web_c4: pages without one line that ends as a "
+                  "sentence does", 0.001)
 
 
 def own_filters(asked: Asked) -> Verdict:

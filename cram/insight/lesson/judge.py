@@ -82,7 +82,10 @@ def read(path: Path) -> Any:
     """A JSON file of a run. CramError when the stage that writes it has not run."""
     if not path.is_file():
         raise CramError(f"{path}: not there; run the commands of the lesson first")
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise CramError(f"{path}: not JSON ({error}); run the stage that writes it again with --force") from None
 
 
 def only_differs(run: Run, other: Run, keys: tuple[str, ...]) -> Optional[str]:

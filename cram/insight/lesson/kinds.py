@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter, defaultdict
 from pathlib import Path
 
 import numpy as np
 
 from cram.errors import CramError
+from cram.insight.lesson.judge import read
 from cram.insight.lesson.text import FOLDER, WEB_DOCUMENTS, web
 
 KEPT = ("train", "validation")
@@ -24,7 +24,7 @@ def fates_by_kind(folder: Path) -> dict[str, Counter[str]]:
     text = folder / "text"
     if not (text / "manifest.json").is_file():
         raise CramError(f"{folder}: no text there; make it with: cram text lessons/web")
-    manifest = json.loads((text / "manifest.json").read_text(encoding="utf-8"))
+    manifest = read(text / "manifest.json")
     if [Path(file["file"]).name for file in manifest["source"].get("files", [])] != ["web.jsonl"]:
         raise CramError(f"{folder}: was not made from {FOLDER / 'web.jsonl'} alone; use the configuration lessons/web")
     rows, found = web(WEB_DOCUMENTS, 2), defaultdict(Counter)

@@ -178,7 +178,8 @@ def test_the_contents_name_every_lesson(cram):
     (["99"], "there is none; possible: 1_tokenizer"), (["1", "--check", "7", "3"], "no exercise '7'; possible: 1, 2, 3"),
     (["4", "--check", "1"], "the answer is a number"), (["4", "--check", "1", "2", "3"], "one answer"),
     (["1", "--check", "1", "5"], "runs/lessons/tiny: not there; run the commands"), (["--run"], "which lesson?"),
-    (["3", "--run", "--update"], "one at a time"), (["kinds"], "of which run?"), (["kinds", "nowhere"], "no text there"),
+    (["3", "--run", "--update"], "one at a time"), (["all"], "with --run alone"),
+    (["kinds"], "of which run?"), (["kinds", "nowhere"], "no text there"),
     (["tiles", "--documents", "a"], "lengths in tokens"), (["tiles", "--tile", "20"], "a tile is 16"),
     (["5", "--check", "3", "nowhere"], "not there")])
 def test_what_is_wrong_is_said_in_a_line(cram, tmp_path, monkeypatch, arguments, complaint):
@@ -191,6 +192,16 @@ def test_a_folder_with_an_earlier_run_is_refused(cram, tmp_path):
     (tmp_path / "runs/lessons/tiny").mkdir(parents=True)
     done = cram("lesson", "1", "--run", "--out", tmp_path)
     assert done.code == 2 and "an earlier run is there" in done.err
+
+
+def test_all_lessons_at_once_name_those_that_differ(cram, monkeypatch, tmp_path):
+    from cram.insight.lesson import console
+
+    folders = []
+    monkeypatch.setattr(console, "run_and_compare", lambda lesson, work, say: folders.append(work) or lesson.number == "lab2")
+    done = cram("lesson", "all", "--run", "--out", tmp_path)
+    assert done.code == 1 and "11 of 12 lessons as they say; not: lab2" in done.out
+    assert folders == [tmp_path / lesson.folder for lesson in LESSONS.values()]
 
 
 @pytest.mark.parametrize("lesson, exercise, right, wrong", [
