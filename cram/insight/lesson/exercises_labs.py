@@ -85,7 +85,8 @@ def proven_room(asked: Asked) -> Verdict:
 def state_numbers(asked: Asked) -> Verdict:
     """lab3.2: float32 numbers kept for each parameter."""
     run = open_run(asked.made("disk"))
-    return number(asked, _largest(run.folder) / 4 / run.plan["parameters"], "the size of state.pt / 4 bytes / parameters: the weights, "
+    share = _largest(run.folder) / 4 / run.plan["parameters"]
+    return number(asked, share, "the size of state.pt / 4 bytes / parameters: the weights, "
                   "one momentum of what Muon trains, two moments of what AdamW trains, and a little more", 0.06)
 
 
