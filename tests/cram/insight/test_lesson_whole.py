@@ -171,7 +171,8 @@ def test_rate(lesson):
     done = lesson("lab4")
     rows = {name: [json.loads(line) for line in (done.folder / f"runs/lessons/{name}/pretrain/metrics.jsonl").open()]
             for name in ("good", "hot")}
-    good, hot = (next(row["loss"] for row in rows[name] if row["kind"] == "validation" and row["progress"] >= 0.5) for name in rows)
+    good, hot = (next(row["loss"] for row in rows[name] if row["kind"] == "validation" and row["progress"] >= 0.5)
+                 for name in rows)
     done.judge("1", hot - good, 5 * (hot - good), 0)
     done.judge("2", "no", "yes")
     done.type("run", "lessons/tiny", "name=mine", "optimizer.muon_lr=0.05")
@@ -181,8 +182,8 @@ def test_rate(lesson):
 def test_a_lesson_that_no_longer_says_the_truth_is_found_and_written_anew(tmp_path):
     """Numbers beyond the tolerance, a line that is gone, a failing command; the update mends what can be."""
     path = tmp_path / "9_try.md"
-    path.write_text("# Try\n<!-- minutes: 5 -->\n```console\n$ cram lesson\n...\n9 minutes in all; cram lesson 1 prints the first\n"
-                    "$ cram lesson 99\n```\n")
+    path.write_text("# Try\n<!-- minutes: 5 -->\n```console\n$ cram lesson\n...\n9 minutes in all; cram lesson 1 prints the "
+                    "first\n$ cram lesson 99\n```\n")
     said, minutes = [], sum(lesson.minutes for lesson in course.lessons())
     assert console.run_and_compare(course.read_lesson(path), tmp_path / "a", said.append) == 2
     assert any(f"{minutes} minutes in all" in line for line in said) and "2 lines differ" in said[-1]
