@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import NoReturn, Optional, Sequence
 
 from cram import __version__, artifacts
-from cram.config import load
+from cram.config import is_shipped, load
 from cram.errors import CramError
 from cram.explain import differences, explain, show
 from cram.interrupt import Interrupted
@@ -140,7 +140,7 @@ def _is_run(arguments: list[str]) -> bool:
     """Whether the arguments are a tool's, about a run's folder or a model of the hub, rather than a stage's with a
     configuration."""
     first = arguments[0]
-    path = "/" in first and "=" not in first and not first.endswith((".yaml", ".yml")) and not first.startswith("filters/")
+    path = "/" in first and "=" not in first and not first.endswith((".yaml", ".yml")) and not is_shipped(first)
     return path or first == "--list" or first.startswith("hf:") or Path(first).is_dir() or any(
         text.startswith("tasks=") for text in arguments)
 

@@ -102,6 +102,11 @@ def _shipped() -> dict[str, Path]:
             if file.parent.name not in ("ablations", "races")}
 
 
+def is_shipped(name: str) -> bool:
+    """Whether this is the name of a shipped configuration: demo, filters/fineweb ..."""
+    return name in _shipped()
+
+
 def assign(config: Config, key: str, value: Any) -> None:
     """Set a dotted key."""
     *sections, name = key.split(".")

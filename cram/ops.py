@@ -3,7 +3,7 @@
 from cram._kernels.attention import BACKENDS, QKNorm, Rope, Sight, attention, sight, why_not
 from cram._kernels.attention_twin import normalise_and_rotate
 from cram._kernels.documents import Documents
-from cram._kernels.loss import linear_cross_entropy
+from cram._kernels.loss import CHUNK_BYTES, linear_cross_entropy
 
-__all__ = ["BACKENDS", "Documents", "QKNorm", "Rope", "Sight", "attention", "linear_cross_entropy", "normalise_and_rotate", "sight",
-           "why_not"]
+__all__ = ["BACKENDS", "CHUNK_BYTES", "Documents", "QKNorm", "Rope", "Sight", "attention", "linear_cross_entropy",
+           "normalise_and_rotate", "sight", "why_not"]

@@ -14,11 +14,10 @@ from typing import Any, Iterator
 import torch
 from torch import nn
 
-from cram._kernels.loss import CHUNK_BYTES
 from cram.masking import IGNORE
 from cram.model import Transformer
 from cram.objective import Loss, predicted_fraction
-from cram.ops import Documents
+from cram.ops import CHUNK_BYTES, Documents
 from cram.optim import partition
 
 PARTS = ("weights", "gradients", "optimizer", "moving average", "copies for autocast", "activations", "logits")
