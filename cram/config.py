@@ -24,6 +24,7 @@ from cram.schema import Config
 COMMAND_LINE = "command line"
 SHIPPED = next(folder for folder in (Path(__file__).parent / "_configs", Path(__file__).parents[1] / "configs")
                if folder.is_dir())
+NOT_OF_RUNS = ("races",)  # folders of configs/ whose files say something else than how a run goes
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def find(path: str | Path) -> Path:
 
 def _shipped() -> dict[str, Path]:
     """Name -> file: demo, filters/fineweb ..."""
-    return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))}
+    return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in sorted(SHIPPED.rglob("*.yaml"))
+            if file.parent.name not in NOT_OF_RUNS}
 
 
 def assign(config: Config, key: str, value: Any) -> None:

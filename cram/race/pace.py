@@ -43,26 +43,35 @@ class Try(NamedTuple):
 
 def measure(time_of: Callable[[float], Try], first: float, seconds: float, *, whole: bool, repeats: int = 2
             ) -> tuple[Optional[Pace], list[Try]]:
-    """The pace by two short runs of different length, each the fastest of ``repeats``; the longer takes some ``seconds``.
+    """The pace by short exempt runs, and these; None in its place when one failed.
 
-    time_of runs an amount. None, and the tries with their failure, when a run fails.
+    A program with a clock of its own (not ``whole``): ``repeats`` runs of the amount ``first``; what its process takes beyond
+    that is its start. One that counts steps: two lengths, the longer of some ``seconds``, each the fastest of ``repeats``.
     """
-    tried = [time_of(first)]
-    if tried[-1].failure is None:
-        each = tried[0].seconds / first     # too much, as the start is in it: so try more until it is long enough
-        more = max(4 * first, seconds / each)
-        amounts = [round(more) if whole else more] * repeats + [first] * (repeats - 1)
-        for amount in amounts:
+    tried: list[Try] = []
+
+    def fastest(amount: float) -> Optional[float]:
+        for _ in range(repeats):
             tried.append(time_of(amount))
             if tried[-1].failure is not None:
-                return None, tried
-        short = min(each.seconds for each in tried if each.amount == first)
-        long = min(each.seconds for each in tried if each.amount != first)
-        rate = (long - short) / (tried[1].amount - first)
-        if rate <= 0:                       # noise was larger than the difference: charge all to the longer run
-            rate = long / tried[1].amount
-        return Pace(max(0.0, short - rate * first), rate), tried
-    return None, tried
+                return None
+        return min(each.seconds for each in tried if each.amount == amount)
+
+    short = fastest(first)
+    if short is None:
+        return None, tried
+    if not whole:
+        return Pace(max(0.0, short - first), 1.0), tried
+    more = 4 * first                    # seconds / first still hold the start: so go up until a run is long enough
+    while True:
+        long = fastest(more)
+        if long is None:
+            return None, tried
+        if long >= seconds and long > short:
+            each = (long - short) / (more - first)
+            return Pace(max(0.0, short - each * first), each), tried
+        gain = max(1e-9, long - short) / (more - first)
+        more = min(20 * more, max(2 * more, round(1.1 * (seconds - short) / gain)))
 
 
 def fill(budget: float, pace: Pace, time_of: Callable[[float], Try], *, whole: bool, tries: int = TRIES

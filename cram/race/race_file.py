@@ -31,6 +31,7 @@ from cram.errors import CramError
 
 FOLDER = SHIPPED / "races"
 TINY_SECONDS, TINY_SEEDS = 20.0, 2
+TINY_SHARE = 0.5        # of a tuning and a ladder: less would be over before the first step
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,9 @@ def adapt(race: Race, *, budget: Optional[str] = None, seeds: Optional[int] = No
                             "competitors do stands in the race's file")
     changes: dict[str, Any] = {"text": (*race.text, *text)}
     if tiny:
-        changes |= {"budget": TINY_SECONDS, "seeds": min(race.seeds, TINY_SEEDS)}
+        entries = {name: replace(entry, choices=entry.choices[:2], share=TINY_SHARE) for name, entry in race.entries.items()}
+        changes |= {"budget": TINY_SECONDS, "seeds": min(race.seeds, TINY_SEEDS), "entries": entries,
+                    "ladder": race.ladder and (TINY_SHARE,)}
     if budget is not None:
         changes["budget"] = _time(budget, "--budget")
     for name, value in (("seeds", seeds), ("threads", threads)):

@@ -58,16 +58,16 @@ def of_rows(rows: Iterable[tuple[Sequence[int], Sequence[int], Sequence[int]]]) 
                    np.cumsum([0, *(len(places) for _, places, _ in rows)]), positions, labels)
 
 
-def ask(request: Request, argv: Sequence[str], details: dict[str, Any], folder: Path, *, vocab_size: int, device: str,
+def ask(request: Request, scorer: Command, details: dict[str, Any], folder: Path, *, vocab_size: int, device: str,
         threads: int) -> Answer:
-    """Send a request to a scoring program. details: what the program needs to find the model; folder: for the files."""
+    """Send a request to a scoring program. details: what it needs to find the model; folder: for the files in between."""
     folder.mkdir(parents=True, exist_ok=True)
     np.savez(folder / "request.npz", **request._asdict())
     question = {**details, "request": str(folder / "request.npz"), "answer": str(folder / "answer.npz"),
                 "vocab_size": vocab_size, "device": device, "threads": threads}
     (folder / "question.json").write_text(json.dumps(question, indent=1))
     (folder / "answer.npz").unlink(missing_ok=True)
-    outcome = clock.run(Command([*argv, str(folder / "question.json")], folder), threads=threads, limit=HOURS, pin=False,
+    outcome = clock.run(scorer._replace(argv=[*scorer.argv, str(folder / "question.json")]), threads=threads, limit=HOURS, pin=False,
                         log=folder / "scoring.txt")
     if outcome.failure is None and not (folder / "answer.npz").is_file():
         outcome = outcome._replace(code=1, lines=[*outcome.lines, (0.0, "the scoring program left no answer")])

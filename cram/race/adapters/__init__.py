@@ -73,8 +73,8 @@ class Adapter(Protocol):
     def curve(self, job: Job, outcome: Outcome) -> list[tuple[float, float]]:
         """(seconds since the start of the process, training loss in nats), as the program itself says it."""
 
-    def scorer(self, job: Job) -> tuple[list[str], dict[str, Any]]:
-        """The command that scores what the job left, and what it has to be told."""
+    def scorer(self, job: Job) -> tuple[Command, dict[str, Any]]:
+        """The program that scores what the job left (programs/scoring_loop.py), and what it has to be told."""
 
 
 def find(name: str) -> Adapter:
@@ -98,8 +98,3 @@ def read_number(settings: Mapping[str, str], key: str, default: float) -> float:
         return float(settings.get(key, default))
     except ValueError as error:
         raise CramError(f"{key}: expected a number, got '{settings[key]}'") from error
-
-
-def tail_tokens(counted: Optional[str]) -> Optional[int]:
-    """A count that a program printed, or None."""
-    return int(counted.replace(",", "")) if counted else None

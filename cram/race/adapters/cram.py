@@ -20,7 +20,7 @@ from cram.telemetry import read_metrics
 SOURCE: Optional[str] = None
 KINDS = ("causal", "masked")
 UNITS = ("seconds", "steps")
-FIRST = 4.0
+FIRST = 15.0
 ROOT = Path(cram.__file__).resolve().parents[1]
 
 
@@ -66,6 +66,6 @@ def curve(job: Job, outcome: Outcome) -> list[tuple[float, float]]:
             if row["kind"] == "train"]
 
 
-def scorer(job: Job) -> tuple[list[str], dict[str, Any]]:
-    return program("cram_score", job.python), {"checkpoint": str(_folder(job).resolve()),
-                                               "tokenizer": str(job.course.tokenizer), "path": str(ROOT)}
+def scorer(job: Job) -> tuple[Command, dict[str, Any]]:
+    return (Command(program("cram_score", job.python), job.folder, {"PYTHONPATH": str(ROOT)}),
+            {"checkpoint": str(_folder(job).resolve()), "tokenizer": str(job.course.tokenizer)})

@@ -14,6 +14,7 @@ from typing import Any, Mapping, Optional
 
 import numpy as np
 
+from cram.errors import CramError
 from cram.race.adapters import Job, read_number
 from cram.race.clock import Command, Outcome
 from cram.race.course import Course
@@ -34,7 +35,9 @@ def refuse(device: str, checkout: Optional[Path]) -> Optional[str]:
 
 
 def lay_out(course: Course, settings: Mapping[str, str], folder: Path, python: str, checkout: Optional[Path]) -> None:
-    """train.bin, val.bin (uint16 streams) and meta.pkl (the vocabulary's size)."""
+    """train.bin, val.bin (uint16 streams) and meta.pkl (the vocabulary's size). CramError when an id takes more than 16 bits."""
+    if course.vocab_size > 2**16:
+        raise CramError(f"nanoGPT reads ids of 16 bits, the vocabulary has {course.vocab_size:,}; set tokenizer.vocab_size")
     for name, shards in (("train", course.training), ("val", course.held_out)):
         with open(folder / f"{name}.bin", "wb") as file:
             for low in range(0, shards.n_tokens, CHUNK):
@@ -73,6 +76,6 @@ def curve(job: Job, outcome: Outcome) -> list[tuple[float, float]]:
     return [(since, float(match[1])) for since, match in found if match]
 
 
-def scorer(job: Job) -> tuple[list[str], dict[str, Any]]:
-    return program("nanogpt_score", job.python), {"checkpoint": str((job.folder / "ckpt.pt").resolve()),
-                                                  "checkout": str(job.checkout.resolve())}
+def scorer(job: Job) -> tuple[Command, dict[str, Any]]:
+    return (Command(program("nanogpt_score", job.python), job.folder),
+            {"checkpoint": str((job.folder / "ckpt.pt").resolve()), "checkout": str(job.checkout.resolve())})
