@@ -84,7 +84,7 @@ def fill(budget: float, pace: Pace, time_of: Callable[[float], Try], *, whole: b
     done: list[Try] = []
     while len(done) < tries:
         amount = pace.amount(AIM * budget, whole)
-        if any(each.amount == amount for each in done):
+        if whole and any(each.amount == amount for each in done):
             break                           # a step more is too much, a step less too little
         done.append(time_of(amount))
         if done[-1].failure is not None or UNDER * budget <= done[-1].seconds <= OVER * budget:
