@@ -124,7 +124,7 @@ def adapt(race: Race, *, budget: Optional[str] = None, seeds: Optional[int] = No
     if tiny:
         entries = {name: replace(entry, choices=entry.choices[:2], share=TINY_SHARE) for name, entry in race.entries.items()}
         changes |= {"budget": TINY_SECONDS, "seeds": min(race.seeds, TINY_SEEDS), "entries": entries,
-                    "ladder": race.ladder and (TINY_SHARE,)}
+                    "ladder": race.ladder and (TINY_SHARE,), "blimp": False}
     if budget is not None:
         changes["budget"] = _time(budget, "--budget")
     for name, value in (("seeds", seeds), ("threads", threads)):

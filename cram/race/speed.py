@@ -22,6 +22,7 @@ from data_prep.files import replace_durably
 ROUNDS = 3
 FEW = 2             # steps of the shorter run
 SECONDS = 20.0      # that the steps between should take
+SEEN = 0.2          # share of these that tells steps from the noise of starting
 MOST = 2000         # steps of the longer run
 LIMIT = 3600.0
 
@@ -71,12 +72,18 @@ def _between(each: Competitor, longer: int, failures: dict[str, str]) -> float |
 
 
 def _find_length(each: Competitor, failures: dict[str, str], say: Callable[[str], None]) -> int:
-    """Steps of the longer run: so many that those between take some SECONDS."""
+    """Steps of the longer run: so many that those between take some SECONDS; found by going up until they are clearly seen."""
     longer = 2 * FEW
-    took = _between(each, longer, failures)
-    if each.entry.name in failures:
-        say(f"{each.entry.name}: failed: {failures[each.entry.name].splitlines()[-1]}")
-    return longer if took is None else FEW + max(2, min(MOST, round(SECONDS / took)))
+    while True:
+        took = _between(each, longer, failures)
+        if each.entry.name in failures:
+            say(f"{each.entry.name}: failed: {failures[each.entry.name].splitlines()[-1]}")
+            return longer
+        if took is not None and took * (longer - FEW) >= SEEN * SECONDS:
+            return FEW + max(2, min(MOST, round(SECONDS / took)))
+        if longer >= MOST:
+            return MOST
+        longer = min(MOST, 4 * longer)
 
 
 def _row(each: Competitor, seconds: list[float]) -> dict[str, Any]:

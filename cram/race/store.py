@@ -23,7 +23,7 @@ class Store:
         self.folder, self.retry = folder, retry
 
     def path(self, *names: str) -> Path:
-        return self.folder.joinpath(*names).with_suffix(".json")
+        return self.folder.joinpath(*names[:-1], f"{names[-1]}.json")
 
     def look(self, facts: Mapping[str, Any], *names: str) -> Any:
         """The result kept under these names, or None when there is none, or one of other facts."""

@@ -21,7 +21,7 @@ def race(**changes):
                "peer": Entry("peer", FAKE, {"each": "0.02", "tokens": "20"},
                              choices=({"tokens": "2"}, {"tokens": "40"}), share=0.5),
                "broken": Entry("broken", FAKE, {"fail": "yes"})}
-    return Race(**{"name": "fakes", "kind": "causal", "budget": 0.8, "entries": entries, "ours": "ours", "threads": 1, "seeds": 2,
+    return Race(**{"name": "fakes", "kind": "causal", "budget": 0.8, "entries": entries, "ours": "ours", "threads": 1, "seeds": 1,
                    "ladder": (0.6,), **changes})
 
 
@@ -53,7 +53,7 @@ def test_everybody_runs_once_a_seed_and_another_one_first():
 def test_a_race_is_run_scored_and_found_again(held):
     results, started = held(race())
     by = {(each["competitor"], each["share"], each["seed"]): each for each in results}
-    assert len(by) == len(results) == 2 * (2 + 1 + 1)
+    assert len(by) == len(results) == 2 + 1 + 1
     for (name, _, _), result in by.items():
         if name == "broken":
             assert "exit status 3" in result["failure"] and result["failure"].endswith("a last word") and not result["score"]
@@ -67,8 +67,8 @@ def test_a_race_is_run_scored_and_found_again(held):
 
     again, started = held(race())
     assert not started and json.dumps(again, default=str) == json.dumps(results, default=str)
-    _, started = held(race(seeds=3))                                    # only what is new
-    assert started and all("seed2" in label for label in started)
+    _, started = held(race(seeds=2))                                    # only what is new
+    assert started and all("seed1" in label for label in started)
     changed = race()
     changed = replace(changed, entries={**changed.entries, "ours": Entry("ours", FAKE, {"each": "0.01", "tokens": "61"})})
     _, started = held(changed)
