@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import shutil
 import statistics
@@ -12,6 +13,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable, Mapping, Optional
 
+import cram
+from cram.config import SHIPPED
 from cram.race import blimp, clock, pace, scoring
 from cram.race.adapters import Adapter, Job
 from cram.race.clock import Outcome
@@ -22,6 +25,8 @@ from cram.race.race_file import Entry, Race
 LIMIT, MARGIN = 3.0, 180.0      # a process is stopped after so many budgets and so many seconds
 CALIBRATION = 0.1               # share of the budget that the longer calibration takes
 CURVE_POINTS = 200              # kept of a curve
+ROOT = Path(cram.__file__).resolve().parents[1]
+BESIDE = ("race", "insight", "bench")   # rooms of cram/ that no training enters
 
 
 @dataclass(frozen=True)
@@ -39,14 +44,19 @@ class Competitor:
 
     @cached_property
     def commit(self) -> str:
-        """Of the checkout (ours: of this repository), with '+' when files differ from it; 'unknown' where git does not tell."""
-        import cram
-        return describe_commit(self.checkout or Path(cram.__file__).resolve().parents[1])
+        """Of the checkout (ours: of this repository), see ``describe_commit``."""
+        return describe_commit(self.checkout or ROOT)
+
+    @cached_property
+    def code(self) -> str:
+        """What tells one version of the program from another: a peer's commit; of ours what decides how a run goes, so that a
+        race goes on after a commit that changed none of that."""
+        return self.commit if self.checkout is not None else digest_of_ours()
 
     def facts(self, **more: Any) -> dict[str, Any]:
         """What a result depends on."""
         race, course = self.race, self.course
-        return {"adapter": self.entry.adapter, "settings": dict(self.entry.settings), "commit": self.commit,
+        return {"adapter": self.entry.adapter, "settings": dict(self.entry.settings), "code": self.code,
                 "python": self.python, "torch": importlib.metadata.version("torch"), "kind": race.kind,
                 "device": race.device, "threads": race.threads, "data": course.data.name, "tokenizer": course.tokenizer.name,
                 "heldout": [course.bytes, course.digest], **more}
@@ -84,7 +94,7 @@ class Competitor:
 
         seconds = CALIBRATION * self.race.budget
         first = self.adapter.FIRST if self.whole else max(self.adapter.FIRST, seconds)
-        found, tried = pace.measure(time_of, first, seconds, whole=self.whole)
+        found, tried = pace.measure(time_of, first, seconds, whole=self.whole, most=self.race.budget)
         return {"pace": found, "tries": tried, "failure": tried[-1].failure if found is None else None}
 
     @property
@@ -165,14 +175,27 @@ def thin(curve: list[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def describe_commit(folder: Path) -> str:
-    """The commit of a folder, '+' behind it when tracked files differ; 'unknown' without git."""
+    """The commit of a folder; where tracked files differ from it, '+' and a hash of the differences; 'unknown' without git."""
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True).stdout
+
     try:
-        head = subprocess.run(["git", "-C", str(folder), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run(["git", "-C", str(folder), "status", "--porcelain", "--untracked-files=no"],
-                                 capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
+        changes = git("diff", "HEAD")
+        return git("rev-parse", "HEAD").strip() + (f"+{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if changes else "")
+    except (OSError, UnicodeDecodeError, subprocess.CalledProcessError):
         return "unknown"
-    return head.stdout.strip() + "+" * bool(changed.stdout.strip())
+
+
+def digest_of_ours() -> str:
+    """A hash of our sources and shipped configurations, without the rooms BESIDE training."""
+    found = hashlib.sha256()
+    room = Path(cram.__file__).resolve().parent
+    files = [path for path in room.rglob("*.py") if path.relative_to(room).parts[0] not in BESIDE]
+    for folder in ("kernels", "data_prep"):
+        files += (ROOT / folder).rglob("*.py")
+    for path in sorted([*files, *SHIPPED.glob("*.yaml")]):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()[:16]
 
 
 def show(settings: Mapping[str, str]) -> str:

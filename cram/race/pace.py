@@ -41,12 +41,13 @@ class Try(NamedTuple):
     failure: Optional[str] = None
 
 
-def measure(time_of: Callable[[float], Try], first: float, seconds: float, *, whole: bool, repeats: int = 2
-            ) -> tuple[Optional[Pace], list[Try]]:
+def measure(time_of: Callable[[float], Try], first: float, seconds: float, *, whole: bool, most: float = 0.0,
+            repeats: int = 2) -> tuple[Optional[Pace], list[Try]]:
     """The pace by short exempt runs, and these; None in its place when one failed.
 
     A program with a clock of its own (not ``whole``): ``repeats`` runs of the amount ``first``; what its process takes beyond
-    that is its start. One that counts steps: two lengths, the longer of some ``seconds``, each the fastest of ``repeats``.
+    that is its start; where that is too little for it to begin at all, twice as much is tried, up to ``most``. One that counts
+    steps: two lengths, the longer of some ``seconds``, each the fastest of ``repeats``.
     """
     tried: list[Try] = []
 
@@ -58,6 +59,9 @@ def measure(time_of: Callable[[float], Try], first: float, seconds: float, *, wh
         return min(each.seconds for each in tried if each.amount == amount)
 
     short = fastest(first)
+    while short is None and not whole and 2 * first <= most:
+        first *= 2
+        short = fastest(first)
     if short is None:
         return None, tried
     if not whole:

@@ -45,15 +45,20 @@ def tokens_per_step(settings: Mapping[str, str]) -> int:
 
 
 def command(job: Job) -> Command:
+    artifacts = job.folder.resolve() / "artifacts"      # everything of the run lies in its folder, the shared stages by links
+    artifacts.mkdir(exist_ok=True)
+    for shared in (job.course.out / "artifacts").iterdir():
+        if not (artifacts / shared.name).exists():
+            (artifacts / shared.name).symlink_to(shared)
     budget = f"{job.amount:.0f} steps" if job.unit == "steps" else f"{job.amount}s"
     argv = [job.python, "-m", "cram", "pretrain", job.settings.get("config", "demo"), str(job.course.settings),
-            *overrides(job.settings), f"out={job.course.out}", f"name={job.label}", f"budget={budget}", f"seed={job.seed}",
+            *overrides(job.settings), f"out={artifacts.parent}", "name=run", f"budget={budget}", f"seed={job.seed}",
             f"train.threads={job.threads}", f"train.device={job.device}"]
     return Command(argv, Path.cwd(), {"PYTHONPATH": str(ROOT)})
 
 
 def _folder(job: Job) -> Path:
-    return job.course.out / job.label / "pretrain"
+    return job.folder / "run" / "pretrain"
 
 
 def tokens(job: Job, outcome: Outcome) -> Optional[int]:

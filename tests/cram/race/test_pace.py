@@ -60,3 +60,11 @@ def test_a_failure_is_the_result_and_nothing_is_tried_again():
     assert len(done) == 1 and done[chosen].failure == "it broke"
     pace, tried = measure(lambda amount: Try(amount, 1.0, "it broke"), 20, 6.0, whole=True)
     assert pace is None and len(tried) == 1
+
+
+def test_a_program_that_cannot_begin_in_so_little_time_gets_more():
+    def start(amount):
+        return Try(amount, amount + 5.0, None if amount >= 20 else "spent before the first step")
+    pace, tried = measure(start, 8.0, 6.0, whole=False, most=60.0)
+    assert pace == Pace(5.0, 1.0) and [each.amount for each in tried] == [8.0, 16.0, 32.0, 32.0]
+    assert measure(start, 4.0, 6.0, whole=False, most=10.0)[0] is None
