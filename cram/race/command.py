@@ -44,16 +44,16 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     pythons = {name: str(Path(value).absolute()) if Path(value).exists() else value
                for name, value in _pairs(race, options.python, "--python").items()}
     out = (options.out or Path("runs/races") / (race.name + "-tiny" * options.tiny)).resolve()
-    refuse_device(race)
     if options.dry_run:
         return dry_run(race, checkouts, say)
+    refuse_device(race)
     course = prepare(race, out / "course", say)
     able, refused = referee.enter(race, course, out / "work", checkouts, pythons, say)
     for name, reason in refused.items():
         say(f"{name}: does not take part: {reason}")
     if race.ours in refused:
         raise CramError(f"{race.ours}, with which all are compared, cannot run: {refused[race.ours]}")
-    again = shlex.join(["cram", "race", *(argument for argument in arguments if argument not in ("--retry", "--dry-run"))])
+    again = shlex.join(["cram", "race", *repeatable(arguments)])
     store = Store(out, options.retry)
     if options.speed:
         from cram.race.speed import measure_speed
@@ -65,11 +65,28 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     return 0 if any(result["failure"] is None for result in results) else 1
 
 
+def repeatable(arguments: Sequence[str]) -> list[str]:
+    """The arguments for somebody else: checkouts lie beside the reader under their names, results where they like."""
+    found, names = [], iter(arguments)
+    for argument in names:
+        option, equals, value = argument.partition("=")
+        if option in ("--out", "--checkout", "--python"):
+            value = value if equals else next(names, "")
+            name = value.partition("=")[0]
+            found += {"--out": [], "--checkout": ["--checkout", f"{name}={name}"],
+                      "--python": ["--python", f"{name}=PYTHON-OF-{name}"]}[option]
+        elif option != "--retry":
+            found.append(argument)
+    return found
+
+
 def refuse_device(race: Race) -> None:
     """CramError when the race is for a card and there is none."""
     if race.device == "cuda":
-        from cram.evaluate.subject import choose
-        choose("cuda")
+        import torch
+        if not torch.cuda.is_available():
+            raise CramError(f"{race.name} is a race on a CUDA card, and there is none here; take one for the processor, such as: "
+                            f"{EXAMPLE}")
 
 
 def dry_run(race: Race, checkouts: dict[str, Path], say: Callable[[str], None]) -> int:

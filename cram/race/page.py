@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import shlex
 import statistics
+import sys
+import tempfile
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import Any, Callable, Mapping, Sequence
+
+import yaml
 
 from cram.bench.measure import environment
 from cram.bench.paired import show_mean
 from cram.drawing import INK
-from cram.race.competitor import Competitor, show
+from cram.race.competitor import ROOT, Competitor, show
 from cram.race.course import Course
 from cram.race.draw import draw_curves, draw_finals
 from cram.race.race_file import Race
@@ -65,23 +69,23 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
         ("figure", "curves", figures["curves"], "training loss against seconds"),
         ("text", "What each program says of its own training loss, first seed, whole budget: its own rows, its own rate of "
                  "hidden tokens, so heights compare only roughly; the finals above compare."),
-        *failure_blocks(results, refused),
+        *failure_blocks(results, refused, lambda text: hide(text, able, course, out)),
         ("section", "Before the race, exempt"),
         *plan_blocks(plans),
         ("section", "Choices, and whom they favour"),
         *(("text", text) for text in [*CHOICES["both"], *CHOICES[race.kind]]),
         ("section", "Run it again"),
-        ("code", "\n".join([*(f"git clone {source} {name} && git -C {name} checkout {commits[name].rstrip('+')}"
-                              for name, source in sources.items()), hide(command, able)])),
+        ("code", "\n".join([*(f"git clone {source} {name} && git -C {name} checkout {commits[name].partition('+')[0]}"
+                              for name, source in sources.items()), hide(command, able, course, out)])),
         ("text", "; ".join([f"cram {commits.get(race.ours, 'unknown')}", *(f"{name} {commits[name]}" for name in sources)])
                  + f". torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. "
-                 f"A + marks changed files. Held-out text: sha256 {course.digest}."),
-        ("details", "The command of every run", [("code", hide(shlex.join(result["command"]), able, out))
+                 f"A + marks changed files, with their hash. Held-out text: sha256 {course.digest}."),
+        ("details", "The command of every run", [("code", hide(shlex.join(result["command"]), able, course, out))
                                                   for result in results if result["failure"] is None])]
     record = {"race": race.name, "kind": race.kind, "budget": race.budget, "measure": measure_name(race.kind),
               "course": course.facts(), "environment": machine, "commits": commits, "refused": dict(refused), "plans": plans,
               "results": list(results), "command": command}
-    files = {"race.json": json.dumps(record, indent=1, default=str) + "\n", "race.md": to_markdown(blocks),
+    files = {"race.json": hide(json.dumps(record, indent=1, default=str), able, course, out) + "\n", "race.md": to_markdown(blocks),
              "race.html": to_html(blocks, f"Race: {race.name}"),
              **{f"{name}.svg": svg.replace(INK, "#888888") for name, svg in figures.items()}}
     for name, content in files.items():
@@ -146,7 +150,7 @@ def reached_blocks(race: Race, able: Sequence[Competitor], results: Sequence[dic
     return [("section", "When ours was as good"), *blocks] if blocks else []
 
 
-def failure_blocks(results: Sequence[dict[str, Any]], refused: Mapping[str, str]) -> list[tuple]:
+def failure_blocks(results: Sequence[dict[str, Any]], refused: Mapping[str, str], hidden: Callable[[str], str]) -> list[tuple]:
     """Who did not take part, and the last words of runs that failed: the first of each competitor."""
     blocks: list[tuple] = [("text", f"{name} did not take part: {reason}.") for name, reason in refused.items()]
     told = set()
@@ -154,7 +158,7 @@ def failure_blocks(results: Sequence[dict[str, Any]], refused: Mapping[str, str]
         if result["failure"] is not None and (result["competitor"], result["share"]) not in told:
             told.add((result["competitor"], result["share"]))
             blocks += [("text", f"{result['competitor']}, seed {result['seed']}, {result['share']:.0%} of the budget: failed."),
-                       ("code", result["failure"])]
+                       ("code", hidden(result["failure"]))]
     return [("section", "Without a result"), *blocks] if blocks else []
 
 
@@ -179,13 +183,16 @@ def _trial(trial: dict[str, Any]) -> str:
     return f"{trial['score'].get('bits_per_byte', trial['score']['loss']):.4f}"
 
 
-def hide(command: str, able: Sequence[Competitor], out: Path | None = None) -> str:
-    """A command without the paths of this machine."""
-    for each in able:
-        if each.checkout is not None:
-            command = command.replace(str(each.checkout), each.entry.name)
-        command = command.replace(each.python, "python")
-    for place, name in [(out, "OUT"), (Path(__file__).parents[2], "CRAM"), (Path.cwd(), "."), (Path.home(), "~")]:
-        if place is not None and str(place) != "/":
-            command = command.replace(str(place), name)
-    return command
+def hide(text: str, able: Sequence[Competitor], course: Course, out: Path) -> str:
+    """A text without the paths of this machine: checkouts by their names, the rest by what it is."""
+    places = [(str(each.checkout), each.entry.name) for each in able if each.checkout is not None]
+    places += [(each.python, "python") for each in able] + [(str(out), "OUT")]
+    places += [(str(course.mirror), "MIRROR")] if course.mirror and Path(str(course.mirror)).is_absolute() else []
+    data = yaml.safe_load(course.settings.read_text())["data"]
+    places += [(str(Path(name).parent), "TEXTS") for name in data["files"] if Path(name).is_absolute()]
+    places += [(str(Path(sys.prefix)), "ENVIRONMENT"), (sys.base_prefix, "PYTHON"), (str(ROOT), "CRAM"), (str(Path.cwd()), "."),
+               (str(Path.home()), "~"), (tempfile.gettempdir(), "TMP")]
+    for place, name in sorted(places, key=lambda each: -len(each[0])):
+        if place.count("/") > 1 or place in (tempfile.gettempdir(), str(Path.home())) and len(place) > 1:
+            text = text.replace(place, name)
+    return text
