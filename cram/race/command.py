@@ -21,7 +21,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     """Run ``cram race`` with these arguments; returns the exit code: 1 when no competitor brought a result."""
     parser.epilog = f"for example: {EXAMPLE}. Checkouts are given, never fetched; nothing of theirs is changed."
     parser.add_argument("race", help=f"a race's YAML file, or one that is shipped: {', '.join(shipped())}")
-    parser.add_argument("text", nargs="*", metavar="data.KEY=VALUE", help="data.* and tokenizer.* keys: the text that all share")
+    parser.add_argument("text", nargs="*", metavar="data.KEY=VALUE",
+                        help="data.* and tokenizer.* keys: the text that all share")
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=PATH", help="where a competitor's code lies")
     parser.add_argument("--python", action="append", default=[], metavar="NAME=PATH",
                         help="the interpreter of a competitor with an environment of its own (default: ours)")
@@ -40,7 +41,8 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     checkouts = {name: Path(value) for name, value in _pairs(race, options.checkout, "--checkout").items()}
     for name, folder in checkouts.items():
         if not folder.is_dir():
-            raise CramError(f"--checkout {name}={folder}: no such folder; git clone {find_adapter(race.entries[name].adapter).SOURCE}")
+            source = find_adapter(race.entries[name].adapter).SOURCE
+            raise CramError(f"--checkout {name}={folder}: no such folder; git clone {source}")
     pythons = {name: str(Path(value).absolute()) if Path(value).exists() else value
                for name, value in _pairs(race, options.python, "--python").items()}
     out = (options.out or Path("runs/races") / (race.name + "-tiny" * options.tiny)).resolve()
@@ -85,8 +87,8 @@ def refuse_device(race: Race) -> None:
     if race.device == "cuda":
         import torch
         if not torch.cuda.is_available():
-            raise CramError(f"{race.name} is a race on a CUDA card, and there is none here; take one for the processor, such as: "
-                            f"{EXAMPLE}")
+            raise CramError(f"{race.name} is a race on a CUDA card, and there is none here; take one for the processor, as: "
+                            + EXAMPLE)
 
 
 def dry_run(race: Race, checkouts: dict[str, Path], say: Callable[[str], None]) -> int:
@@ -105,8 +107,8 @@ def dry_run(race: Race, checkouts: dict[str, Path], say: Callable[[str], None]) 
             + (f", before that {len(entry.choices)} settings at {entry.share * race.budget:.0f} s" if entry.choices else ""))
         runs += race.seeds * len(shares)
         seconds += race.budget * (race.seeds * sum(shares) + len(entry.choices) * entry.share)
-    say(f"{runs} runs on {race.device}, {race.threads} threads; at least {seconds / 60:.0f} minutes, more where a run has to be "
-        "repeated to fill its budget; preparing text, calibration and scoring come on top")
+    say(f"{runs} runs on {race.device}, {race.threads} threads; at least {seconds / 60:.0f} minutes, more where a run has to "
+        "be repeated to fill its budget; preparing text, calibration and scoring come on top")
     return 0
 
 

@@ -33,8 +33,8 @@ CHOICES = {
         "vocabulary loses by it, one that would have brought a larger vocabulary gains, for a small head is fast.",
         "The clock runs from the start of the process to its end: imports, building, compilation, saving. Who starts slowly "
         "loses, the more the shorter the budget.",
-        "Peers' pace is the fastest of a few exempt runs and their settings are chosen by the very measure of the race: both in "
-        "favour of the peer. Ours is run as its recipe says.",
+        "Peers' pace is the fastest of a few exempt runs and their settings are chosen by the very measure of the race: both "
+        "in favour of the peer. Ours is run as its recipe says.",
         "A run counts when it took between 97% and 102% of the budget; else it is repeated, shorter or longer."],
     "causal": [
         "Scored in rows of the competitor's own context, all tokens once, the first of a row with one token before it: short "
@@ -56,13 +56,13 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
     figures = {"finals": draw_finals(race, results, MEASURES[race.kind]), "curves": draw_curves(race, results)}
     header, rows = finals_table(race, able, results)
     blocks: list[tuple] = [
-        ("title", f"Race: {race.kind} models, {race.budget:.0f} seconds"),
-        ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} threads). "
-                 f"{course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; scored on the "
+        ("title", f"Race: {race.kind} models, {race.budget:g} seconds"),
+        ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} threads)."
+                 f" {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; scored on the "
                  f"same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
         ("table", header, rows),
-        ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's paired "
-                 "test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these seconds."),
+        ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's "
+                 "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these seconds."),
         *reached_blocks(race, able, results),
         ("figure", "finals", figures["finals"], "finals against the seconds that the whole run took"),
         ("text", "Each point is a whole run with a decayed schedule, scored by the referee."),
@@ -77,16 +77,17 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
         ("section", "Run it again"),
         ("code", "\n".join([*(f"git clone {source} {name} && git -C {name} checkout {commits[name].partition('+')[0]}"
                               for name, source in sources.items()), hide(command, able, course, out)])),
-        ("text", "; ".join([f"cram {commits.get(race.ours, 'unknown')}", *(f"{name} {commits[name]}" for name in sources)])
-                 + f". torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. "
-                 f"A + marks changed files, with their hash. Held-out text: sha256 {course.digest}."),
+        ("text", f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. Commits (a + "
+                 "marks changed files, with their hash) and the held-out text:"),
+        ("code", "\n".join([f"{race.ours} {commits[race.ours]}", *(f"{name} {commits[name]}" for name in sources),
+                            f"held-out text sha256 {course.digest}"])),
         ("details", "The command of every run", [("code", hide(shlex.join(result["command"]), able, course, out))
                                                   for result in results if result["failure"] is None])]
     record = {"race": race.name, "kind": race.kind, "budget": race.budget, "measure": measure_name(race.kind),
               "course": course.facts(), "environment": machine, "commits": commits, "refused": dict(refused), "plans": plans,
               "results": list(results), "command": command}
-    files = {"race.json": hide(json.dumps(record, indent=1, default=str), able, course, out) + "\n", "race.md": to_markdown(blocks),
-             "race.html": to_html(blocks, f"Race: {race.name}"),
+    files = {"race.json": hide(json.dumps(record, indent=1, default=str), able, course, out) + "\n",
+             "race.md": to_markdown(blocks), "race.html": to_html(blocks, f"Race: {race.name}"),
              **{f"{name}.svg": svg.replace(INK, "#888888") for name, svg in figures.items()}}
     for name, content in files.items():
         replace_durably(out / name, content.encode())
@@ -95,7 +96,8 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
             *(block[1] for block in reached_blocks(race, able, results) if block[0] == "text"), f"page: {out / 'race.html'}"]
 
 
-def finals_table(race: Race, able: Sequence[Competitor], results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+def finals_table(race: Race, able: Sequence[Competitor],
+                 results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
     """Header and a line for each competitor and share of the budget."""
     extra = ["accuracy"] * (race.kind == "masked")
     extra += ["BLiMP"] if any("blimp" in (result["score"] or {}) for result in results) else []
@@ -105,7 +107,7 @@ def finals_table(race: Race, able: Sequence[Competitor], results: Sequence[dict[
         for share in sorted(race.shares(name)):
             mine = [result for result in results if result["competitor"] == name and result["share"] == share]
             good = [result for result in mine if result["failure"] is None]
-            line = [name, f"{share * race.budget:.0f} s"]
+            line = [name, f"{share * race.budget:.3g} s"]
             if not good:
                 rows.append([*line, "failed", *["–"] * (len(header) - 3)])
                 continue
@@ -115,9 +117,9 @@ def finals_table(race: Race, able: Sequence[Competitor], results: Sequence[dict[
             line += [show_mean(list(values.values())) + remark, f"{found.gain:+.4f}" if found else "–",
                      show_p(found.p) if found else "–"]
             line += [_share_of(good, heading.lower()) for heading in extra]
-            tokens = [result["tokens"] for result in good if result["tokens"]]
-            took = seconds(results, name, share)
-            speed = statistics.fmean(result["tokens"] / result["seconds"] for result in good if result["tokens"]) if tokens else 0
+            told = [result for result in good if result["tokens"]]
+            tokens, took = [result["tokens"] for result in told], seconds(results, name, share)
+            speed = statistics.fmean(result["tokens"] / result["seconds"] for result in told) if told else 0
             over = " OVER" * any(result["over"] for result in good)
             rows.append([*line, f"{good[0]['parameters']:,}", f"{statistics.fmean(tokens):,.0f}" if tokens else "–",
                          f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{over}"])
@@ -140,12 +142,13 @@ def reached_blocks(race: Race, able: Sequence[Competitor], results: Sequence[dic
         if found.share is None:
             text = f"No run of {race.ours} was as good as {name} in the end ({target:.4f})."
         else:
-            test = f"gain {found.comparison.gain:+.4f}, p {show_p(found.comparison.p)}" if found.comparison else "no common seed"
-            text = (f"{race.ours} was as good as {name} in the end ({target:.4f}) in whole runs of {found.seconds:.0f} s, "
-                    f"{found.seconds / race.budget:.0%} of the budget ({test}). Between whole runs, on a line over the logarithm "
-                    f"of time: after {found.between:.0f} s.")
-            if found.share == min(race.shares(race.ours)):
-                text += " That is the shortest run made: it may have been less."
+            test = "no common seed"
+            if found.comparison:
+                test = f"gain {found.comparison.gain:+.4f}, p {show_p(found.comparison.p)}"
+            text = (f"{race.ours} was as good as {name} in the end ({target:.4f}) in whole runs of {found.seconds:.3g} s, "
+                    f"{found.seconds / race.budget:.0%} of the budget ({test}). ")
+            text += ("These are the shortest made: less may have done." if found.share == min(race.shares(race.ours)) else
+                     f"Between whole runs, on a line over the logarithm of time, it was after {found.between:.3g} s.")
         blocks.append(("text", text))
     return [("section", "When ours was as good"), *blocks] if blocks else []
 
@@ -166,8 +169,8 @@ def plan_blocks(plans: Mapping[str, dict[str, Any]]) -> list[tuple]:
     """Paces and the settings that were tried."""
     rows = [[name, f"{plan['pace'][0]:.1f}", f"{plan['pace'][1]:.4g}"] for name, plan in plans.items() if plan["pace"]]
     blocks: list[tuple] = [("table", ["competitor", "start, s", "each, s"], rows)] if rows else []
-    blocks.append(("text", "Start: of the process, until it does what it is told and after. Each: of a step, or of a second of a "
-                           "clock of its own."))
+    blocks.append(("text", "Start: of the process, until it does what it is told and after. Each: of a step, or of a second of "
+                           "a clock of its own."))
     for name, plan in plans.items():
         if plan["trials"]:
             tried = [[show(trial["choice"]), _trial(trial), "taken" * (trial["choice"] == plan["best"])]

@@ -67,8 +67,8 @@ def ask(request: Request, scorer: Command, details: dict[str, Any], folder: Path
                 "vocab_size": vocab_size, "device": device, "threads": threads}
     (folder / "question.json").write_text(json.dumps(question, indent=1))
     (folder / "answer.npz").unlink(missing_ok=True)
-    outcome = clock.run(scorer._replace(argv=[*scorer.argv, str(folder / "question.json")]), threads=threads, limit=HOURS, pin=False,
-                        log=folder / "scoring.txt")
+    outcome = clock.run(scorer._replace(argv=[*scorer.argv, str(folder / "question.json")]), threads=threads, limit=HOURS,
+                        pin=False, log=folder / "scoring.txt")
     if outcome.failure is None and not (folder / "answer.npz").is_file():
         outcome = outcome._replace(code=1, lines=[*outcome.lines, (0.0, "the scoring program left no answer")])
     if outcome.failure is not None:

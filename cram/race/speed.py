@@ -29,10 +29,10 @@ LIMIT = 3600.0
 
 def measure_speed(race: Race, able: Sequence[Competitor], refused: Mapping[str, str], store: Store, out: Path, command: str,
                   say: Callable[[str], None]) -> int:
-    """Measure, write ``speed.json``, ``speed.md`` and ``speed.html``; the exit code. CramError when ours has no speed settings."""
+    """Measure, write ``speed.json``, ``.md`` and ``.html``; the exit code. CramError when ours has no speed settings."""
     racing = [each for each in able if each.entry.speed is not None]
     if race.ours not in [each.entry.name for each in racing]:
-        raise CramError(f"{race.name}: {race.ours} has no 'speed:' settings in the race's file; give it the architecture of a peer")
+        raise CramError(f"{race.name}: {race.ours} has no 'speed:' settings in the race's file; give it a peer's architecture")
     steps, seconds = {}, {each.entry.name: [] for each in racing}
     failures: dict[str, str] = dict(refused)
     for each in racing:
@@ -104,8 +104,8 @@ def _write(race: Race, rows: list[dict[str, Any]], failures: Mapping[str, str], 
     machine = environment(race.device) | {"threads": race.threads}
     blocks: list[tuple] = [
         ("title", f"Speed at the same architecture: {race.name}"),
-        ("text", f"{machine['name']} ({race.device}, {race.threads} threads), torch {machine['torch']}, {machine['date']}. Medians of "
-                 f"{ROUNDS} rounds in turns; whole steps, start and compilation taken off by the difference of two runs."),
+        ("text", f"{machine['name']} ({race.device}, {race.threads} threads), torch {machine['torch']}, {machine['date']}. "
+                 f"Medians of {ROUNDS} rounds in turns; whole steps, start and compilation taken off by the difference of two runs."),
         *([("table", header, body)] if body else []),
         *(("text", f"{row['name']} ({row['commit']}): {row['settings']}.") for row in rows),
         *(("text", f"{name}: {reason.splitlines()[-1]}") for name, reason in failures.items()),

@@ -34,7 +34,7 @@ class Store:
             kept = json.loads(path.read_text(encoding="utf-8"))
             key, value = kept["key"], kept["result"]
         except (ValueError, KeyError, TypeError) as error:
-            raise CramError(f"{path}: not a result of a race ({error}); remove the file and run the same command again") from error
+            raise CramError(f"{path}: not a result of a race ({error}); remove it and run the same command again") from error
         failed = isinstance(value, dict) and value.get("failure") is not None
         return value if key == key_of(facts) and not (failed and self.retry) else None
 

@@ -70,7 +70,8 @@ def tokens_per_step(settings: Mapping[str, str]) -> int:
 
 def shape(job: Job) -> dict[str, int]:
     values = {**DEFAULTS, **job.settings}
-    return {"vocab_size": job.course.vocab_size, **{key: int(read_number(values, key, 0)) for key in ("num_layers", "model_dim")}}
+    sizes = {key: int(read_number(values, key, 0)) for key in ("num_layers", "model_dim")}
+    return {"vocab_size": job.course.vocab_size, **sizes}
 
 
 def command(job: Job) -> Command:
@@ -78,9 +79,10 @@ def command(job: Job) -> Command:
     folder = job.folder.resolve()
     if not (folder / "data").exists():
         (folder / "data").symlink_to(job.layout.resolve() / "data")
-    ask = {"script": str(job.checkout / SCRIPT), "seed": job.seed, "out": str(folder / "model.pt"), "calls": {"GPT": shape(job)},
-           "constants": {"train_steps": steps, "batch_size": tokens_per_step(job.settings), "mbs": rows, "val_tokens": rows * ROW,
-                         "val_step_freq": max(steps, 1)}}
+    ask = {"script": str(job.checkout / SCRIPT), "seed": job.seed, "out": str(folder / "model.pt"),
+           "calls": {"GPT": shape(job)},
+           "constants": {"train_steps": steps, "batch_size": tokens_per_step(job.settings), "mbs": rows,
+                         "val_tokens": rows * ROW, "val_step_freq": max(steps, 1)}}
     alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29573"}
     return Command([*program("modded_train", job.python), json.dumps(ask)], folder, alone)
 

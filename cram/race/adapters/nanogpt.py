@@ -35,7 +35,7 @@ def refuse(device: str, checkout: Optional[Path]) -> Optional[str]:
 
 
 def lay_out(course: Course, settings: Mapping[str, str], folder: Path, python: str, checkout: Optional[Path]) -> None:
-    """train.bin, val.bin (uint16 streams) and meta.pkl (the vocabulary's size). CramError when an id takes more than 16 bits."""
+    """train.bin, val.bin (uint16 streams) and meta.pkl (the vocabulary's size). CramError for ids of more than 16 bits."""
     if course.vocab_size > 2**16:
         raise CramError(f"nanoGPT reads ids of 16 bits, the vocabulary has {course.vocab_size:,}; set tokenizer.vocab_size")
     for name, shards in (("train", course.training), ("val", course.held_out)):

@@ -1,4 +1,4 @@
-"""Write text and tokenizer where cramming looks for a corpus that it has prepared: cramming_layout.py CHECKOUT FOLDER overrides.
+"""Write text and tokenizer where cramming looks for a corpus that is ready: cramming_layout.py CHECKOUT FOLDER overrides.
 
 FOLDER holds rows.npy, int64 [rows, T], and tokenizer.json.
 """
@@ -23,7 +23,7 @@ corpus = datasets.Dataset.from_generator(lambda: ({"input_ids": row.tolist()} fo
                                          features=datasets.Features({"input_ids": datasets.Sequence(datasets.Value("int32"))}),
                                          cache_dir=os.path.join(folder, "cache"))
 corpus.save_to_disk(out)
-PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), model_max_length=rows.shape[1], pad_token="[PAD]",
-                        unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
+PreTrainedTokenizerFast(tokenizer_file=os.path.join(folder, "tokenizer.json"), model_max_length=rows.shape[1],
+                        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]"
                         ).save_pretrained(os.path.join(out, "tokenizer"))
 print(f"{len(corpus):,} rows in {out}")

@@ -21,8 +21,8 @@ def race(**changes):
                "peer": Entry("peer", FAKE, {"each": "0.02", "tokens": "20"},
                              choices=({"tokens": "2"}, {"tokens": "40"}), share=0.5),
                "broken": Entry("broken", FAKE, {"fail": "yes"})}
-    return Race(**{"name": "fakes", "kind": "causal", "budget": 0.8, "entries": entries, "ours": "ours", "threads": 1, "seeds": 1,
-                   "ladder": (0.6,), **changes})
+    return Race(**{"name": "fakes", "kind": "causal", "budget": 0.8, "entries": entries, "ours": "ours", "threads": 1,
+                   "seeds": 1, "ladder": (0.6,), **changes})
 
 
 @pytest.fixture

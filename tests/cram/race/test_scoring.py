@@ -28,7 +28,8 @@ def scoring_loop():
 @pytest.fixture
 def course(tiny, tmp_path):
     def make(kind="causal", heldout_bytes=4000):
-        return Course(kind, tmp_path, tiny["text"], tiny["tokenizer"], tiny["data"], tmp_path / "text.yaml", heldout_bytes, 0.15)
+        return Course(kind, tmp_path, tiny["text"], tiny["tokenizer"], tiny["data"], tmp_path / "text.yaml", heldout_bytes,
+                      0.15)
     return make
 
 
@@ -118,8 +119,8 @@ def trained(tiny, tmp_path_factory):
     def make(kind):
         folder = tmp_path_factory.mktemp(kind)
         config = load("demo_gpt" if kind == "causal" else "demo",
-                      ["budget=3 steps", "model.width=32", "model.heads=2", "train.sequence_length=32", "train.batch_tokens=512",
-                       "train.validation_tokens=512", "train.threads=1", "telemetry.energy=false"])
+                      ["budget=3 steps", "model.width=32", "model.heads=2", "train.sequence_length=32",
+                       "train.batch_tokens=512", "train.validation_tokens=512", "train.threads=1", "telemetry.energy=false"])
         pretrain(config, tiny["data"], tiny["tokenizer"], folder, "run", lambda line: None)
         return folder
     return make
