@@ -57,12 +57,12 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
     header, rows = finals_table(race, able, results)
     blocks: list[tuple] = [
         ("title", f"Race: {race.kind} models, {race.budget:g} seconds"),
-        ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} threads)."
-                 f" {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; scored on the "
+        ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} "
+                 f"threads). {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; scored on the "
                  f"same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
         ("table", header, rows),
         ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's "
-                 "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these seconds."),
+                 "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these."),
         *reached_blocks(race, able, results),
         ("figure", "finals", figures["finals"], "finals against the seconds that the whole run took"),
         ("text", "Each point is a whole run with a decayed schedule, scored by the referee."),

@@ -1,4 +1,4 @@
-"""Our own trainer in a race, and the real peers, where their checkouts are given: CRAM_PEERS is a folder with nanoGPT, cramming,
+"""Our own trainer in a race, and the real peers where their checkouts are given: CRAM_PEERS is a folder with nanoGPT, cramming,
 modded-nanogpt, autoresearch (CRAM_PEERS_PYTHON: an interpreter with hydra-core, datasets and transformers, for cramming)."""
 
 import json
@@ -33,7 +33,8 @@ def checkout(name):
     ("nanoGPT", "nanogpt", "causal", {"n_layer": "1", "n_head": "2", "n_embd": "32", "block_size": "16", "batch_size": "4",
                                       "log_interval": "1"}, 5),
     ("cramming", "cramming", "masked", {"arch.num_transformer_layers": "1", "arch.hidden_size": "32",
-                                        "arch.intermed_size": "64", "arch.attention.num_attention_heads": "2", "impl.microbatch_size": "2",
+                                        "arch.intermed_size": "64", "arch.attention.num_attention_heads": "2",
+                                        "impl.microbatch_size": "2",
                                         "train.batch_size": "2", "impl.print_loss_every_nth_step": "1"}, 2.0)])
 def test_a_peer_trains_and_is_scored(name, adapter, kind, settings, amount, tiny, tmp_path):
     folder = checkout(name)
