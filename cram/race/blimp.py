@@ -7,7 +7,7 @@ with each of its pieces (Kauf & Ivanova 2023), as in ``cram.evaluate``. Ties cou
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Sequence
+from typing import Iterator, Optional, Sequence
 
 import numpy as np
 
@@ -16,25 +16,27 @@ from cram.evaluate.scoring import word_ends
 from cram.race.scoring import Request, of_rows
 
 
-def pairs(mirror: str | None) -> list[dict]:
+def pairs(mirror: Optional[str]) -> list[dict]:
     """All pairs of the mirror's BLiMP; [] where it has none."""
     return read_pairs(Path(mirror), None) if mirror else []
 
 
 def request(found: Sequence[dict], tokenizer, kind: str, special: dict[str, int]) -> tuple[Request, np.ndarray]:
     """The request, and which sentence (good and bad in turn) each prediction belongs to, int64 [K]."""
-    rows, sentence_K = [], []
-    for number, text in enumerate(pair[side] for pair in found for side in ("good", "bad")):
-        encoding = tokenizer.encode(text, add_special_tokens=False)
-        ids = list(encoding.ids)
-        sentence_K += [number] * len(ids)
-        if kind == "causal":
-            rows.append(([special["cls"], *ids[:-1]], range(len(ids)), ids))
-            continue
-        for place, end in enumerate(word_ends(text, encoding)):
-            seen = [special["cls"], *ids[:place], *[special["mask"]] * (end - place), *ids[end:], special["sep"]]
-            rows.append((seen, (place + 1,), (ids[place],)))
-    return of_rows(rows), np.array(sentence_K, np.int64)
+    encodings = [(text, tokenizer.encode(text, add_special_tokens=False))
+                 for text in (pair[side] for pair in found for side in ("good", "bad"))]
+
+    def rows() -> Iterator[tuple[Sequence[int], Sequence[int], Sequence[int]]]:
+        for text, encoding in encodings:
+            ids = list(encoding.ids)
+            if kind == "causal":
+                yield [special["cls"], *ids[:-1]], range(len(ids)), ids
+                continue
+            for place, end in enumerate(word_ends(text, encoding)):
+                hidden = [*ids[:place], *[special["mask"]] * (end - place), *ids[end:]]
+                yield [special["cls"], *hidden, special["sep"]], (place + 1,), (ids[place],)
+
+    return of_rows(rows()), np.repeat(np.arange(len(encodings)), [len(encoding.ids) for _, encoding in encodings])
 
 
 def accuracy(found: Sequence[dict], nats_K: np.ndarray, sentence_K: np.ndarray) -> float:

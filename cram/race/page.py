@@ -58,8 +58,8 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
     blocks: list[tuple] = [
         ("title", f"Race: {race.kind} models, {race.budget:g} seconds"),
         ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} "
-                 f"threads). {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; scored on the "
-                 f"same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
+                 f"threads). {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; "
+                 f"scored on the same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
         ("table", header, rows),
         ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's "
                  "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these."),

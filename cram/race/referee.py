@@ -62,7 +62,8 @@ def hold(race: Race, able: list[Competitor], store: Store, say: Callable[[str], 
         result = store.look(facts, RUN, name, label)
         if result is None:
             say(f"seed {seed}: {name} runs for {share * race.budget:.0f} s")
-            result = store.keep(facts, each.run(share, seed, known["pace"], known["best"], label, look_closer=race.blimp),
+            result = store.keep(facts, each.run(share, seed, known["pace"], known["best"], label,
+                                                   look_closer=race.blimp and share == 1.0),
                                 RUN, name, label)
             _tell(result, say)
         results.append(result)

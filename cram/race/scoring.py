@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from array import array
 from pathlib import Path
 from typing import Any, Iterable, NamedTuple, Optional, Sequence
 
@@ -50,12 +51,14 @@ def windows(inputs_N: np.ndarray, positions_K: np.ndarray, labels_K: np.ndarray,
 
 def of_rows(rows: Iterable[tuple[Sequence[int], Sequence[int], Sequence[int]]]) -> Request:
     """A request from (ids, positions, labels) of each row."""
-    rows = list(rows)
-    ids = np.fromiter((token for row, _, _ in rows for token in row), np.int64)
-    positions = np.fromiter((place for _, places, _ in rows for place in places), np.int64)
-    labels = np.fromiter((label for _, _, right in rows for label in right), np.int64)
-    return Request(ids, np.cumsum([0, *(len(row) for row, _, _ in rows)]),
-                   np.cumsum([0, *(len(places) for _, places, _ in rows)]), positions, labels)
+    ids, starts, firsts, positions, labels = array("q"), array("q", [0]), array("q", [0]), array("q"), array("q")
+    for row, places, right in rows:     # millions of them: lists of lists would take gigabytes
+        ids.extend(row)
+        positions.extend(places)
+        labels.extend(right)
+        starts.append(len(ids))
+        firsts.append(len(positions))
+    return Request(*(np.array(each, np.int64) for each in (ids, starts, firsts, positions, labels)))
 
 
 def ask(request: Request, scorer: Command, details: dict[str, Any], folder: Path, *, vocab_size: int, device: str,

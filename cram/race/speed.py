@@ -105,7 +105,7 @@ def _write(race: Race, rows: list[dict[str, Any]], failures: Mapping[str, str], 
     blocks: list[tuple] = [
         ("title", f"Speed at the same architecture: {race.name}"),
         ("text", f"{machine['name']} ({race.device}, {race.threads} threads), torch {machine['torch']}, {machine['date']}. "
-                 f"Medians of {ROUNDS} rounds in turns; whole steps; the difference of two runs leaves out start and compilation."),
+                 f"Medians of {ROUNDS} rounds in turns; whole steps: the difference of two runs, without their start."),
         *([("table", header, body)] if body else []),
         *(("text", f"{row['name']} ({row['commit']}): {row['settings']}.") for row in rows),
         *(("text", f"{name}: {reason.splitlines()[-1]}") for name, reason in failures.items()),

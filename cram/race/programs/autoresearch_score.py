@@ -19,9 +19,9 @@ def load(ask):
     model.load_state_dict(saved["model"])
     model.to(ask["device"]).eval()
 
-    def logits(ids_RT):
+    def logits(ids_RT, row_P, position_P):
         with torch.autocast(ask["device"], torch.bfloat16):
-            return model(ids_RT)
+            return model(ids_RT)[row_P, position_P]
 
     return logits, sum(each.numel() for each in model.parameters())
 

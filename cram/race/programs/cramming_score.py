@@ -17,7 +17,11 @@ def load(ask):
         model = construct_model(OmegaConf.create(json.load(file)), ask["vocab_size"])
     model.load_state_dict(load_file(os.path.join(ask["checkpoint"], "model.safetensors")))
     model.to(ask["device"]).eval()
-    return (lambda ids_RT: model(ids_RT)["outputs"].view(*ids_RT.shape, -1)), sum(each.numel() for each in model.parameters())
+
+    def logits(ids_RT, row_P, position_P):
+        return model.decoder(model.prediction_head(model.encoder(ids_RT)[row_P, position_P]))
+
+    return logits, sum(each.numel() for each in model.parameters())
 
 
 serve(load)

@@ -16,7 +16,8 @@ def load(ask):
     model = found["GPT"](**ask["shape"])
     model.load_state_dict(torch.load(ask["checkpoint"], map_location="cpu", weights_only=True))
     model.to(ask["device"]).eval()
-    return (lambda ids_RT: model(ids_RT, ids_RT).view(*ids_RT.shape, -1)), sum(each.numel() for each in model.parameters())
+    return (lambda ids_RT, row_P, position_P: model(ids_RT, ids_RT).view(*ids_RT.shape, -1)[row_P, position_P],
+            sum(each.numel() for each in model.parameters()))
 
 
 serve(load)

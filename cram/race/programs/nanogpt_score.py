@@ -16,7 +16,8 @@ def load(ask):
     model.load_state_dict({name.removeprefix("_orig_mod."): value for name, value in saved["model"].items()})
     model.to(ask["device"]).eval()
     # with targets the model returns the logits of every position; which targets does not matter
-    return lambda ids_RT: model(ids_RT, ids_RT)[0], sum(each.numel() for each in model.parameters())
+    return (lambda ids_RT, row_P, position_P: model(ids_RT, ids_RT)[0][row_P, position_P],
+            sum(each.numel() for each in model.parameters()))
 
 
 serve(load)

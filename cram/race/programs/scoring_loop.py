@@ -1,7 +1,8 @@
 """Scoring in a competitor's own Python: what is asked comes in a file, what the model says goes into another.
 
 Shared by the scoring programs beside it; needs torch and numpy alone. ``serve`` is given a function that loads the model and
-returns (logits, parameters): logits(ids int64 [R, T]) -> [R, T, V], and how many parameters the model has.
+returns (logits, parameters): logits(ids int64 [R, T], row int64 [P], position int64 [P]) -> [P, V], what the model predicts at
+these places, and how many parameters it has.
 Rows of one length go through the model together, so that nothing is ever padded.
 """
 
@@ -43,11 +44,10 @@ def score(logits, request, vocab_size, device):
             for low in range(0, len(rows), step):
                 batch = rows[low:low + step]
                 ids = np.stack([request["ids"][starts[row]:starts[row + 1]] for row in batch])
-                logits_RTV = logits(torch.from_numpy(ids).to(device))
                 chosen = np.concatenate([np.arange(firsts[row], firsts[row + 1]) for row in batch])
-                which = np.repeat(np.arange(len(batch)), [firsts[row + 1] - firsts[row] for row in batch])
-                logits_PV = logits_RTV[torch.from_numpy(which).to(device),
-                                       torch.from_numpy(request["positions"][chosen]).to(device)].float()
+                row_P = np.repeat(np.arange(len(batch)), [firsts[row + 1] - firsts[row] for row in batch])
+                logits_PV = logits(*(torch.from_numpy(each).to(device)
+                                     for each in (ids, row_P, request["positions"][chosen]))).float()
                 labels = torch.from_numpy(request["labels"][chosen]).to(device)
                 nats[chosen] = F.cross_entropy(logits_PV, labels, reduction="none").double().cpu().numpy()
                 hits[chosen] = (logits_PV.argmax(1) == labels).cpu().numpy()

@@ -70,7 +70,8 @@ def test_the_loop_agrees_with_an_oracle(scoring_loop, elements, monkeypatch):
     asked = of_rows([(rng.integers(0, VOCABULARY, length), range(0, length, 2), rng.integers(0, VOCABULARY, (length + 1) // 2))
                      for length in (7, 3, 7, 1, 5, 7)])
     logits = torch.from_numpy(table_VV)
-    nats, hits = scoring_loop.score(lambda ids_RT: logits[ids_RT], asked._asdict(), VOCABULARY, "cpu")
+    nats, hits = scoring_loop.score(lambda ids_RT, row_P, position_P: logits[ids_RT[row_P, position_P]], asked._asdict(),
+                                    VOCABULARY, "cpu")
     right_nats, right_hits = oracle(table_VV, asked)
     assert np.allclose(nats, right_nats, rtol=1e-5) and (hits == right_hits).all()
 
