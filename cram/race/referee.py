@@ -51,6 +51,7 @@ def hold(race: Race, able: list[Competitor], store: Store, say: Callable[[str], 
     """All results of a race, found again or run now."""
     plans = {each.entry.name: plan(each, store, say) for each in able}
     by_name = {each.entry.name: each for each in able}
+    paces = {name: known["pace"] for name, known in plans.items()}
     results = []
     for seed, name, share in order(race, list(by_name)):
         each, known = by_name[name], plans[name]
@@ -62,10 +63,11 @@ def hold(race: Race, able: list[Competitor], store: Store, say: Callable[[str], 
         result = store.look(facts, RUN, name, label)
         if result is None:
             say(f"seed {seed}: {name} runs for {share * race.budget:.0f} s")
-            result = store.keep(facts, each.run(share, seed, known["pace"], known["best"], label,
-                                                   look_closer=race.blimp and share == 1.0),
-                                RUN, name, label)
+            result = each.run(share, seed, paces[name], known["best"], label, look_closer=race.blimp and share == 1.0)
+            store.keep(facts, result, RUN, name, label)
             _tell(result, say)
+        if share == 1.0 and result["failure"] is None:
+            paces[name] = result["pace"]    # what the last whole run found
         results.append(result)
     return results
 
