@@ -18,6 +18,7 @@ from cram.drawing import INK
 from cram.race.competitor import ROOT, Competitor, show
 from cram.race.course import Course
 from cram.race.draw import draw_curves, draw_finals
+from cram.race.pace import OVER, UNDER
 from cram.race.race_file import Race
 from cram.race.referee import PLAN
 from cram.race.scoring import measure_name
@@ -35,7 +36,8 @@ CHOICES = {
         "loses, the more the shorter the budget.",
         "Peers' pace is the fastest of a few exempt runs and their settings are chosen by the very measure of the race: both "
         "in favour of the peer. Ours is run as its recipe says.",
-        "A run counts when it took between 97% and 102% of the budget; else it is repeated, shorter or longer."],
+        "A run counts when it took between 97% and 102% of the budget; else it is repeated, shorter or longer, four times at "
+        "most. What was missed even so is marked among the seconds: OVER is in a competitor's favour, under is not."],
     "causal": [
         "Scored in rows of the competitor's own context, all tokens once, the first of a row with one token before it: short "
         "contexts pay at scoring what they saved in training.",
@@ -120,9 +122,9 @@ def finals_table(race: Race, able: Sequence[Competitor],
             told = [result for result in good if result["tokens"]]
             tokens, took = [result["tokens"] for result in told], seconds(results, name, share)
             speed = statistics.fmean(result["tokens"] / result["seconds"] for result in told) if told else 0
-            over = " OVER" * any(result["over"] for result in good)
+            missed = " OVER" * (max(took) > OVER * share * race.budget) + " under" * (min(took) < UNDER * share * race.budget)
             rows.append([*line, f"{good[0]['parameters']:,}", f"{statistics.fmean(tokens):,.0f}" if tokens else "–",
-                         f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{over}"])
+                         f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{missed}"])
     return header, rows
 
 
