@@ -134,7 +134,7 @@ class Competitor:
         done, chosen, corrected = pace.fill(budget, Pace(*known), time_of, whole=self.whole, tries=tries)
         job, outcome = jobs[chosen], outcomes[chosen]
         result: dict[str, Any] = {
-            "competitor": self.entry.name, "share": share, "seed": seed, "settings": dict(job.settings),
+            "competitor": self.entry.name, "commit": self.commit, "share": share, "seed": seed, "settings": dict(job.settings),
             "command": list(self.adapter.command(job).argv), "amount": job.amount, "unit": job.unit,
             "seconds": outcome.seconds, "tries": [each._asdict() for each in done], "pace": corrected,
             "over": outcome.seconds > pace.OVER * budget, "failure": outcome.failure, "score": None}

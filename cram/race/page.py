@@ -53,6 +53,7 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
     """``race.json``, ``.md``, ``.html`` and the drawings in ``out``. Returns lines for the terminal."""
     plans = {each.entry.name: json.loads(store.path(PLAN, each.entry.name).read_text())["result"] for each in able}
     commits = {each.entry.name: each.commit for each in able}
+    commits |= {result["competitor"]: result["commit"] for result in results if "commit" in result}   # of the runs, not of now
     sources = {each.entry.name: each.adapter.SOURCE for each in able if each.adapter.SOURCE}
     machine = environment(race.device) | {"threads": race.threads}
     figures = {"finals": draw_finals(race, results, MEASURES[race.kind]), "curves": draw_curves(race, results)}
