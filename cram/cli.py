@@ -56,6 +56,7 @@ TOOLS = {  # a module with a command of its own; of a stage with the same name w
     "league": ("cram.insight.league.command", "verify cards and rank them by budget: cram league cards"),
     "doctor": ("cram.insight.doctor.command", "whether this machine is ready, and how long each preset takes on it"),
     "lesson": ("cram.insight.lesson.command", "the course: cram lesson, cram lesson 1"),
+    "race": ("cram.race.command", "the best model for the seconds, beside other trainers: cram race causal --tiny"),
     "bench": ("cram.bench", "measure on this machine: cram bench "
               "attention|data|defaults|faults|filters|loss|overhead|step|techniques|kernels"),
 }

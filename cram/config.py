@@ -99,7 +99,7 @@ def _shipped() -> dict[str, Path]:
     """Name -> file: demo, filters/fineweb ...; without the questions of ``cram ablate`` and the races."""
     files = sorted(SHIPPED.rglob("*.yaml"), key=lambda file: (len(file.parts), file))
     return {file.relative_to(SHIPPED).with_suffix("").as_posix(): file for file in files
-            if file.parent.name not in ("ablations", "races")}
+            if file.parent.name not in NOT_OF_RUNS}
 
 
 def is_shipped(name: str) -> bool:

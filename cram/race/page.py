@@ -1,0 +1,204 @@
+"""The page of a race: finals, when ours was as good, curves, and all that somebody needs to run it again."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any, Callable, Mapping, Sequence
+
+import yaml
+
+from cram.bench.measure import environment
+from cram.bench.paired import show_mean
+from cram.drawing import INK
+from cram.race.competitor import ROOT, Competitor, show
+from cram.race.course import Course
+from cram.race.draw import draw_curves, draw_finals
+from cram.race.pace import OVER, UNDER
+from cram.race.race_file import Race
+from cram.race.referee import PLAN
+from cram.race.scoring import measure_name
+from cram.race.statistics import compare, finals, reached, seconds, show_p
+from cram.race.store import Store
+from cram.report_page import to_html, to_markdown
+from data_prep.files import replace_durably
+
+MEASURES = {"causal": "bits per byte", "masked": "loss, nats"}
+CHOICES = {
+    "both": [
+        "Same tokenizer and same stream of tokens for all: ours, trained on this text. A peer that was tuned for another "
+        "vocabulary loses by it, one that would have brought a larger vocabulary gains, for a small head is fast.",
+        "The clock runs from the start of the process to its end: imports, building, compilation, saving. Who starts slowly "
+        "loses, the more the shorter the budget.",
+        "Peers' pace is the fastest of a few exempt runs and their settings are chosen by the very measure of the race: both "
+        "in favour of the peer. Ours is run as its recipe says.",
+        "A run counts when it took between 97% and 102% of the budget; else it is repeated, shorter or longer, four times at "
+        "most. What was missed even so is marked among the seconds: OVER is in a competitor's favour, under is not."],
+    "causal": [
+        "Scored in rows of the competitor's own context, all tokens once, the first of a row with one token before it: short "
+        "contexts pay at scoring what they saved in training.",
+        "Bits of [SEP] count for nobody; models that learn to predict [CLS] after it gain nothing by that."],
+    "masked": [
+        "15% of the tokens are hidden, 80/10/10, the same for all. Who trained at another rate is scored away from home; ours "
+        "and crammed-BERT both train at higher rates.",
+        "Rows of the competitor's own length; who looks across documents may do so here as well."]}
+
+
+def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: Mapping[str, str],
+               results: Sequence[dict[str, Any]], store: Store, out: Path, command: str) -> list[str]:
+    """``race.json``, ``.md``, ``.html`` and the drawings in ``out``. Returns lines for the terminal."""
+    plans = {each.entry.name: json.loads(store.path(PLAN, each.entry.name).read_text())["result"] for each in able}
+    commits = {each.entry.name: each.commit for each in able}
+    commits |= {result["competitor"]: result["commit"] for result in results if "commit" in result}   # of the runs, not of now
+    sources = {each.entry.name: each.adapter.SOURCE for each in able if each.adapter.SOURCE}
+    machine = environment(race.device) | {"threads": race.threads}
+    figures = {"finals": draw_finals(race, results, MEASURES[race.kind]), "curves": draw_curves(race, results)}
+    header, rows = finals_table(race, able, results)
+    blocks: list[tuple] = [
+        ("title", f"Race: {race.kind} models, {race.budget:g} seconds"),
+        ("text", f"{race.seeds} seeds, one run at a time, in turns, on {machine['name']} ({race.device}, {race.threads} "
+                 f"threads). {course.training.n_tokens:,} tokens of training text, a vocabulary of {course.vocab_size:,}; "
+                 f"scored on the same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
+        ("table", header, rows),
+        ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's "
+                 "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these."),
+        *reached_blocks(race, able, results),
+        ("figure", "finals", figures["finals"], "finals against the seconds that the whole run took"),
+        ("text", "Each point is a whole run with a decayed schedule, scored by the referee."),
+        ("figure", "curves", figures["curves"], "training loss against seconds"),
+        ("text", "What each program says of its own training loss, first seed, whole budget: its own rows, its own rate of "
+                 "hidden tokens, so heights compare only roughly; the finals above compare."),
+        *failure_blocks(results, refused, lambda text: hide(text, able, course, out)),
+        ("section", "Before the race, exempt"),
+        *plan_blocks(plans),
+        ("section", "Choices, and whom they favour"),
+        *(("text", text) for text in [*CHOICES["both"], *CHOICES[race.kind]]),
+        ("section", "Run it again"),
+        ("code", "\n".join([*(f"git clone {source} {name} && git -C {name} checkout {commits[name].partition('+')[0]}"
+                              for name, source in sources.items()), hide(command, able, course, out)])),
+        ("text", f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. Commits (a + "
+                 "marks changed files, with their hash) and the held-out text:"),
+        ("code", "\n".join([f"{race.ours} {commits[race.ours]}", *(f"{name} {commits[name]}" for name in sources),
+                            f"held-out text sha256 {course.digest}"])),
+        ("details", "The command of every run", [("code", hide(shlex.join(result["command"]), able, course, out))
+                                                  for result in results if result["failure"] is None])]
+    record = {"race": race.name, "kind": race.kind, "budget": race.budget, "measure": measure_name(race.kind),
+              "course": course.facts(), "environment": machine, "commits": commits, "refused": dict(refused), "plans": plans,
+              "results": list(results), "command": command}
+    files = {"race.json": hide(json.dumps(record, indent=1, default=str), able, course, out) + "\n",
+             "race.md": to_markdown(blocks), "race.html": to_html(blocks, f"Race: {race.name}"),
+             **{f"{name}.svg": svg.replace(INK, "#888888") for name, svg in figures.items()}}
+    for name, content in files.items():
+        replace_durably(out / name, content.encode())
+    widths = [max(map(len, column)) for column in zip(header, *rows)]
+    return [*("  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in [header, *rows]),
+            *(block[1] for block in reached_blocks(race, able, results) if block[0] == "text"), f"page: {out / 'race.html'}"]
+
+
+def finals_table(race: Race, able: Sequence[Competitor],
+                 results: Sequence[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
+    """Header and a line for each competitor and share of the budget."""
+    extra = ["accuracy"] * (race.kind == "masked")
+    extra += ["BLiMP"] if any("blimp" in (result["score"] or {}) for result in results) else []
+    header = ["competitor", "budget", MEASURES[race.kind], "gain", "p", *extra, "parameters", "tokens", "tokens/s", "seconds"]
+    ours, rows = finals(results, race.ours, 1.0, race.kind), []
+    for name in (each.entry.name for each in able):
+        for share in sorted(race.shares(name)):
+            mine = [result for result in results if result["competitor"] == name and result["share"] == share]
+            good = [result for result in mine if result["failure"] is None]
+            line = [name, f"{share * race.budget:.3g} s"]
+            if not good:
+                rows.append([*line, "failed", *["–"] * (len(header) - 3)])
+                continue
+            values = finals(results, name, share, race.kind)
+            found = compare(ours, values) if name != race.ours else None
+            remark = f" ({len(good)} of {len(mine)} runs)" if len(good) < len(mine) else ""
+            line += [show_mean(list(values.values())) + remark, f"{found.gain:+.4f}" if found else "–",
+                     show_p(found.p) if found else "–"]
+            line += [_share_of(good, heading.lower()) for heading in extra]
+            told = [result for result in good if result["tokens"]]
+            tokens, took = [result["tokens"] for result in told], seconds(results, name, share)
+            speed = statistics.fmean(result["tokens"] / result["seconds"] for result in told) if told else 0
+            missed = " OVER" * (max(took) > OVER * share * race.budget) + " under" * (min(took) < UNDER * share * race.budget)
+            rows.append([*line, f"{good[0]['parameters']:,}", f"{statistics.fmean(tokens):,.0f}" if tokens else "–",
+                         f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{missed}"])
+    return header, rows
+
+
+def _share_of(good: Sequence[dict[str, Any]], key: str) -> str:
+    found = [result["score"][key] for result in good if key in result["score"]]
+    return f"{statistics.fmean(found):.1%}" if found else "–"
+
+
+def reached_blocks(race: Race, able: Sequence[Competitor], results: Sequence[dict[str, Any]]) -> list[tuple]:
+    """When ours was as good as each peer in the end."""
+    blocks: list[tuple] = []
+    for name in (each.entry.name for each in able if each.entry.name != race.ours):
+        found = reached(results, race.ours, name, race.shares(race.ours), race.kind)
+        if found is None:
+            continue
+        target = statistics.fmean(finals(results, name, 1.0, race.kind).values())
+        if found.share is None:
+            text = f"No run of {race.ours} was as good as {name} in the end ({target:.4f})."
+        else:
+            test = "no common seed"
+            if found.comparison:
+                test = f"gain {found.comparison.gain:+.4f}, p {show_p(found.comparison.p)}"
+            text = (f"{race.ours} was as good as {name} in the end ({target:.4f}) in whole runs of {found.seconds:.3g} s, "
+                    f"{found.seconds / race.budget:.0%} of the budget ({test}). ")
+            text += ("These are the shortest made: less may have done." if found.share == min(race.shares(race.ours)) else
+                     f"Between whole runs, on a line over the logarithm of time, it was after {found.between:.3g} s.")
+        blocks.append(("text", text))
+    return [("section", "When ours was as good"), *blocks] if blocks else []
+
+
+def failure_blocks(results: Sequence[dict[str, Any]], refused: Mapping[str, str], hidden: Callable[[str], str]) -> list[tuple]:
+    """Who did not take part, and the last words of runs that failed: the first of each competitor."""
+    blocks: list[tuple] = [("text", f"{name} did not take part: {reason}.") for name, reason in refused.items()]
+    told = set()
+    for result in results:
+        if result["failure"] is not None and (result["competitor"], result["share"]) not in told:
+            told.add((result["competitor"], result["share"]))
+            blocks += [("text", f"{result['competitor']}, seed {result['seed']}, {result['share']:.0%} of the budget: failed."),
+                       ("code", hidden(result["failure"]))]
+    return [("section", "Without a result"), *blocks] if blocks else []
+
+
+def plan_blocks(plans: Mapping[str, dict[str, Any]]) -> list[tuple]:
+    """Paces and the settings that were tried."""
+    rows = [[name, f"{plan['pace'][0]:.1f}", f"{plan['pace'][1]:.4g}"] for name, plan in plans.items() if plan["pace"]]
+    blocks: list[tuple] = [("table", ["competitor", "start, s", "each, s"], rows)] if rows else []
+    blocks.append(("text", "Start: of the process, until it does what it is told and after. Each: of a step, or of a second of "
+                           "a clock of its own."))
+    for name, plan in plans.items():
+        if plan["trials"]:
+            tried = [[show(trial["choice"]), _trial(trial), "taken" * (trial["choice"] == plan["best"])]
+                     for trial in plan["trials"]]
+            blocks += [("text", f"{name}: settings tried, {plan['trials'][0]['seconds']:.0f} s each or so."),
+                       ("table", ["settings", "score", ""], tried)]
+    return blocks
+
+
+def _trial(trial: dict[str, Any]) -> str:
+    if trial["failure"] is not None:
+        return "failed"
+    return f"{trial['score'].get('bits_per_byte', trial['score']['loss']):.4f}"
+
+
+def hide(text: str, able: Sequence[Competitor], course: Course, out: Path) -> str:
+    """A text without the paths of this machine: checkouts by their names, the rest by what it is."""
+    places = [(str(each.checkout), each.entry.name) for each in able if each.checkout is not None]
+    places += [(each.python, "python") for each in able] + [(str(out), "OUT")]
+    places += [(str(course.mirror), "MIRROR")] if course.mirror and Path(str(course.mirror)).is_absolute() else []
+    data = yaml.safe_load(course.settings.read_text())["data"]
+    places += [(str(Path(name).parent), "TEXTS") for name in data["files"] if Path(name).is_absolute()]
+    places += [(str(Path(sys.prefix)), "ENVIRONMENT"), (sys.base_prefix, "PYTHON"), (str(ROOT), "CRAM"), (str(Path.cwd()), "."),
+               (str(Path.home()), "~"), (tempfile.gettempdir(), "TMP")]
+    for place, name in sorted(places, key=lambda each: -len(each[0])):
+        if place.count("/") > 1 or place in (tempfile.gettempdir(), str(Path.home())) and len(place) > 1:
+            text = text.replace(place, name)
+    return text
