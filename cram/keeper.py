@@ -9,7 +9,7 @@ from typing import Callable, Optional
 import torch
 
 from cram import checkpoint
-from cram.errors import CramError, Exploded
+from cram.errors import Exploded
 from cram.learner import Learner
 from cram.ledger import Ledger
 from cram.model import Transformer

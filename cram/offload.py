@@ -5,10 +5,8 @@ A step copies the gradients down, runs torch's fused AdamW on the processor, and
 
 from __future__ import annotations
 
-from typing import Optional
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cram.adamw import AdamW
 from cram.sharded import local

@@ -27,8 +27,7 @@ VIEW = {"title": "The planner beside real runs", "rounds": "Each run was planned
                     ["tokens", "tokens", ","], ["seconds", "seconds", ",.2f"], ["off by", "off", "+.1%"],
                     ["share of a core", "share", ".2f"],
                     ["off at the same share", "off_at_share", "+.1%"]]}
-NOTES = [f"Foreseen: from the costs of steps, checkpoints and validations, measured for {{seconds:g}} s in the same process "
-         f"before "
+NOTES = ["Foreseen: from the costs of steps, checkpoints and validations, measured for {seconds:g} s in the same process before "
          "the run. ledger: what the run was charged.",
          "off by: of tokens under a time budget (the plan's own seconds are then nearly the budget), of seconds under a step "
          "budget.",
