@@ -17,6 +17,9 @@ from cram.insight.lesson.text import FOLDER, write_text
 from data_prep.files import replace_durably
 
 
+Shell = Callable[[str, Path, dict[str, str]], tuple[int, str]]
+
+
 class Outcome(NamedTuple):
     """A command of a lesson, and the lines that it printed; a line '[exit code 2]' at the end where it failed."""
 
@@ -34,7 +37,14 @@ def prepare(lesson: Lesson, work: Path) -> None:
     write_text(work / FOLDER)
 
 
-def run(lesson: Lesson, work: Path) -> Iterator[Outcome]:
+def bash(command: str, work: Path, environment: dict[str, str]) -> tuple[int, str]:
+    """Run a command as it would be typed: exit code, and all that it printed."""
+    done = subprocess.run(["bash", "-c", command], cwd=work, env=environment, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace", check=False)
+    return done.returncode, done.stdout
+
+
+def run(lesson: Lesson, work: Path, shell: Shell = bash) -> Iterator[Outcome]:
     """Run its commands in turn, in ``work``. They find ``cram`` by a small script, which is this very program."""
     commands = (work / ".bin").absolute()
     commands.mkdir(parents=True, exist_ok=True)
@@ -45,17 +55,15 @@ def run(lesson: Lesson, work: Path) -> Iterator[Outcome]:
     environment = os.environ | {"PATH": os.pathsep.join((str(commands), os.environ.get("PATH", ""))), "PYTHONUNBUFFERED": "1",
                                 "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
     for step in lesson.steps:
-        done = subprocess.run(["bash", "-c", step.command], cwd=work, env=environment, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, text=True, errors="replace", check=False)
-        yield Outcome(step, [line.rstrip() for line in done.stdout.splitlines()] +
-                      ([f"[exit code {done.returncode}]"] if done.returncode else []))
+        code, printed = shell(step.command, work, environment)
+        yield Outcome(step, [line.rstrip() for line in printed.splitlines()] + ([f"[exit code {code}]"] if code else []))
 
 
-def run_and_compare(lesson: Lesson, work: Path, say: Callable[[str], None]) -> int:
+def run_and_compare(lesson: Lesson, work: Path, say: Callable[[str], None], shell: Shell = bash) -> int:
     """Say each command, what it printed where the lesson shows it, and each line that differs. Returns how many differ."""
     prepare(lesson, work)
     count = 0
-    for step, printed in run(lesson, work):
+    for step, printed in run(lesson, work, shell):
         say(f"$ {step.command}")
         for line in printed:
             say(f"  {line}")

@@ -14,6 +14,7 @@ import pytest
 
 from cram.insight.lesson import console, course
 from tests.conftest import ROOT
+from tests.cram.insight.quick_shell import quick_shell
 
 pytestmark = pytest.mark.slow
 
@@ -24,7 +25,7 @@ class Done:
     def __init__(self, number, folder, cram):
         self.lesson, self.folder, self.cram = course.find_lesson(number), folder, cram
         self.said = []
-        self.differences = console.run_and_compare(self.lesson, folder, self.said.append)
+        self.differences = console.run_and_compare(self.lesson, folder, self.said.append, quick_shell)
         self.printed = "\n".join(self.said)
 
     def find(self, pattern, place=0):
