@@ -54,12 +54,14 @@ def report(config, options: argparse.Namespace, say: Callable[[str], None]) -> N
     from cram.insight.plan import tell
     from cram.insight.plan.cards import MFU, find_card
     from cram.insight.plan.costs import of_card
-    from cram.insight.plan.expected import expected_loss
+    from cram.insight.plan.expected import expected_loss, read_fit
     from cram.insight.plan.plan import add_range, make_plan, to_record
     from cram.insight.plan.text import find_text
     from cram.insight.plan.walk import outline_of
 
     card = find_card(options.gpu) if options.gpu else None
+    if options.fit is not None:
+        read_fit(options.fit)   # refused before seconds are spent on measuring
     text = find_text(config)
     outline = outline_of(config, text.vocab_size)
     if card:

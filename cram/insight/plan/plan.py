@@ -54,9 +54,8 @@ class Plan:
 
 def make_plan(config, outline: Outline, costs: Costs, text: Text, free_disk: Optional[int] = None) -> Plan:
     """The plan. free_disk: bytes, None to ask. Raises CramError for a teacher's ledger that will not do."""
-    bill, budget = teacher_bill(config), Budget.parse(config.budget)
-    paid = 0.0 if bill is None else bill.seconds if budget.kind == "time" else getattr(bill, budget.kind)
-    legs, account = spend(config, outline, costs, text, budget, budget.amount - paid)
+    budget = Budget.parse(config.budget)
+    legs, account = spend(config, outline, costs, text, budget, _left_by_teacher(config, budget))
     tokens = sum(leg.tokens for leg in legs)
     parts = memory(config, outline.model.vocab_size, costs.micro_tokens, costs.precision)
     disk = {"checkpoints": (config.train.keep_checkpoints + 1) * most_bytes(outline.model, config), **text.disk}
@@ -67,6 +66,12 @@ def make_plan(config, outline: Outline, costs: Costs, text: Text, free_disk: Opt
     free = shutil.disk_usage(disk_folder(config)).free if free_disk is None else free_disk
     plan.warnings = _warnings(config, costs, plan, budget, free)
     return plan
+
+
+def _left_by_teacher(config, budget: Budget) -> float:
+    """What remains of the budget, in its unit, once the teacher's ledger is paid. CramError for a ledger that will not do."""
+    bill = teacher_bill(config)
+    return budget.amount - (0.0 if bill is None else bill.seconds if budget.kind == "time" else getattr(bill, budget.kind))
 
 
 def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget,
@@ -115,7 +120,8 @@ def add_range(plan: Plan, config, outline: Outline, costs: Costs, text: Text, lo
     """The plan's range for steps of ``low`` and ``high`` times the expected speed."""
     budget = Budget.parse(config.budget)
     for name, factor in (("slow", low), ("fast", high)):
-        legs, account = spend(config, outline, costs.faster(factor), text, budget, budget.amount)
+        legs, account = spend(config, outline, costs.faster(factor), text, budget,
+                              _left_by_teacher(config, budget))
         setattr(plan, name, (sum(leg.tokens for leg in legs), sum(account.values())))
 
 
