@@ -169,8 +169,9 @@ def budgets(record: dict[str, Any], found: list[Answer], metric: Metric) -> str:
         for number, each in enumerate(found[1:]):
             if each.values:
                 half = [each.spread] if each.spread is not None else None
-                aside = 1 + ASIDE * (number + 1)        # or arms of one budget would hide each other
-                ax.errorbar([factors[each.arm] * budget.amount * aside], [each.mean], yerr=half, fmt="o", capsize=3,
+                factor = factors[each.arm]      # arms of one budget would hide each other
+                before = sum(factors[other.arm] == factor for other in found[:number + 1] if other.values)
+                ax.errorbar([factor * budget.amount * (1 + ASIDE * before)], [each.mean], yerr=half, fmt="o", capsize=3,
                             color=COLOURS[number % len(COLOURS)], label=each.arm)
         _budget_axis(ax, [factor * budget.amount for factor in base], f"budget, {unit}")
         ax.set_ylabel(metric.label, fontsize=9)
