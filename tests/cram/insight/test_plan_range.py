@@ -27,6 +27,7 @@ def test_the_range_pays_the_teacher_as_the_plan_does(monkeypatch):
     monkeypatch.setattr("cram.insight.plan.plan.teacher_bill", lambda config: SimpleNamespace(seconds=60.0))
     plan = make_plan(config, outline, made, TEXT, 10**15)
     add_range(plan, config, outline, made, TEXT, 1.0, 1.0)
+    assert plan.teacher == pytest.approx(60) and alone.teacher == 0
     assert plan.tokens < 0.5 * alone.tokens and plan.slow == plan.fast == (plan.tokens, plan.seconds)
 
 
@@ -34,3 +35,20 @@ def test_a_law_that_is_not_there_is_refused_before_anything_is_measured(cram, mo
     monkeypatch.setattr("cram.insight.plan.measuring.measure", lambda *arguments: pytest.fail("steps were measured"))
     found = cram("plan", "demo", "--fit", "nowhere.json")
     assert found.code == 2 and "nowhere.json: not a scaling study (No such file or directory)" in found.err
+
+
+def test_a_teacher_that_leaves_too_little_is_named(monkeypatch):
+    config = load("demo", [*SMALL, "budget=100s"])
+    monkeypatch.setattr("cram.insight.plan.plan.teacher_bill", lambda config: SimpleNamespace(seconds=99.9))
+    plan = make_plan(config, Outline(config), replace(costs()[0], rate=1e9), TEXT, 10**15)
+    assert plan.steps == 0 and "of which the teacher's ledger takes 1m39.9s" in plan.warnings[0]
+
+
+def test_an_empty_name_of_a_card_is_not_this_machine(cram):
+    found = cram("plan", "demo", "--gpu", "")
+    assert found.code == 2 and "not among the cards" in found.err
+
+
+def test_a_model_too_small_for_a_card_is_told(cram):
+    small, large = (cram("plan", name, "--gpu", "H100").out for name in ("demo", "bert_day"))
+    assert "is less than launching its kernels takes" in small and "launching" not in large
