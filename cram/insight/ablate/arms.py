@@ -46,6 +46,8 @@ def read_arms(path: Path, names: tuple[str, ...], common: list[Setting], variant
                             "file of your own")
         own, factor = amount, 1.0
         for key, value, where in settings:
+            if key in ("name", "out", "seed"):
+                raise CramError(f"{where}: variant '{name}': {key} is set by the command for all arms; leave it out")
             if key == "budget":
                 own, factor = _own_budget(value, amount, where)
         settings = [each for each in settings if each[0] != "budget"]

@@ -43,6 +43,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> 
         return _all(chosen, options, say)
     question = questions.read(questions.locate(options.question), chosen, options.budget, options.seeds, options.settings)
     _refuse_jobs(question, options.jobs)
+    _refuse_card(question, options.dry_run)
     return _ablate(question, options, _again(options.question, chosen, options), say)
 
 
@@ -58,6 +59,8 @@ def _all(size: str, options: argparse.Namespace, say: Say) -> int:
     """Every shipped question in turn; all files are read before the first run. Those that must run alone do."""
     asked = [questions.read(path, size, options.budget, options.seeds, options.settings) for path in questions.shipped()]
     jobs, codes = options.jobs, []
+    for question in asked:
+        _refuse_card(question, options.dry_run)
     for number, question in enumerate(asked, start=1):
         say(f"\n{number} of {len(asked)}: {question.name}")
         options.jobs = 1 if _alone(question) else jobs
@@ -102,6 +105,14 @@ def _refuse_jobs(question: Question, jobs: int) -> None:
         raise CramError(f"--jobs {jobs}: every run would take all cores; add train.threads=1")
 
 
+def _refuse_card(question: Question, dry_run: bool) -> None:
+    """CramError for runs that are made for a card where there is none: on a CPU they would take days."""
+    from cram.device import device_kind
+
+    if question.size == "card" and not dry_run and device_kind(question.baseline.config.train) != "cuda":
+        raise CramError("--card: torch sees no CUDA card here (cram doctor says why); leave it out, or look with --dry-run")
+
+
 def _ablate(question: Question, options: argparse.Namespace, again: str, say: Say) -> int:
     from cram.insight.ablate.corpus import corpus_settings, make_corpus
     from cram.insight.ablate.trials import is_there, trials
@@ -129,7 +140,7 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
         try:
             rows = _measure(question, made, options.jobs, again, folder, say)
         except (Interrupted, KeyboardInterrupt):
-            say(f"go on with: {again} --out {out}{f' --jobs {options.jobs}' if options.jobs > 1 else ''}")
+            say(f"go on with: {again} --out {shlex.quote(str(out))}{f' --jobs {options.jobs}' if options.jobs > 1 else ''}")
             raise
     base = [row for row in rows if row["arm"] == question.baseline.name and "value" in row]
     return 0 if base else 1
@@ -159,5 +170,5 @@ def _measure(question: Question, made, jobs: int, again: str, folder: Path, say:
     say(to_markdown([("table", *verdict_table(found, question.metric, record))]).rstrip().replace("\\", ""))
     say(verdict_line(found, question.metric, record))
     say(cost_line(record))
-    say(f"page: {folder / 'ablation.html'}; curves: tensorboard --logdir {folder / 'tensorboard'}")
+    say(f"page: {folder / 'ablation.html'}; curves: tensorboard --logdir {shlex.quote(str(folder / 'tensorboard'))}")
     return record["rows"]

@@ -37,7 +37,8 @@ def minutes(seconds: float) -> str:
 
 
 def estimate(question: Question, made: Sequence[Trial], jobs: int, say: Callable[[str], None]) -> float:
-    """Seconds that these runs will take, said and returned. Time budgets take what they say; for others a step is tried."""
+    """Seconds that these runs will take, said and returned (0 where nobody can say). Time budgets take what they say;
+    for others a step is tried, but for runs made for a card where there is none: they might not fit into memory."""
     from cram.budget import Budget
 
     amounts = {trial.links: Budget.parse(trial.budget).amount for trial in made}
@@ -45,6 +46,11 @@ def estimate(question: Question, made: Sequence[Trial], jobs: int, say: Callable
         seconds = sum(amounts.values()) + ASIDE * len(made)
         say(f"cost: {len(made)} runs, {minutes(sum(amounts.values()))} charged, one after the other")
         return seconds
+    from cram.device import device_kind
+    if question.size == "card" and device_kind(question.baseline.config.train) != "cuda":
+        say(f"cost: {len(made)} runs, {question.budget.show(sum(amounts.values()))} in all; how long that takes is not tried "
+            "here: there is no card")
+        return 0.0
     rates = {}
     for arm in question.arms:
         try:

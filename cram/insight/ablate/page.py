@@ -11,6 +11,7 @@ from cram.drawing import COLOURS, GREEN, INK, RED, drawing
 from cram.insight.ablate.answer import CANNOT_TELL, Answer, answers, ladder_curve, rungs, spent
 from cram.insight.ablate.metric import Metric
 
+ASIDE = 0.025        # share of the budget by which each arm stands beside the one before, in the figure of finals
 COLOUR = {"better": GREEN, "worse": RED}
 
 
@@ -139,7 +140,8 @@ def _curves(record: dict[str, Any], found: list[Answer], metric: Metric, stem: s
     page = []
     if metric.learns and rungs(record):
         page += [("section", "Against the budget"),
-                 ("figure", f"{stem}-budgets", budgets(record, found, metric), "finals of all arms against their budget")]
+                 ("figure", f"{stem}-budgets", budgets(record, found, metric),
+                  "finals of all arms against their budget; arms of one budget stand side by side")]
     if any(row.get("curve") for row in record["rows"]):
         page += [("text", "Validations within the runs, mean over seeds. Until a run ends its learning rate has yet to fall: "
                           "only ends compare."),
@@ -167,7 +169,9 @@ def budgets(record: dict[str, Any], found: list[Answer], metric: Metric) -> str:
         for number, each in enumerate(found[1:]):
             if each.values:
                 half = [each.spread] if each.spread is not None else None
-                ax.errorbar([factors[each.arm] * budget.amount], [each.mean], yerr=half, fmt="o", capsize=3,
+                factor = factors[each.arm]      # arms of one budget would hide each other
+                before = sum(factors[other.arm] == factor for other in found[:number + 1] if other.values)
+                ax.errorbar([factor * budget.amount * (1 + ASIDE * before)], [each.mean], yerr=half, fmt="o", capsize=3,
                             color=COLOURS[number % len(COLOURS)], label=each.arm)
         _budget_axis(ax, [factor * budget.amount for factor in base], f"budget, {unit}")
         ax.set_ylabel(metric.label, fontsize=9)

@@ -44,6 +44,9 @@ SIZES = ("tiny", "card")
 REPLACED = ("baseline", "settings", "variants", "budget", "seeds", "ladder", "metric", "corpus", "expect")  # in a size
 KEYS = (*REQUIRED, "settings", "seeds", "ladder", "corpus", *SIZES)
 CORPORA = ("clean", "web")
+# Settings that every run gets from the question or the command, so that one given beside would be lost, and the remedy.
+OWN = {"seed": "seeds: (or --seeds) says how many there are, from 0 on", "budget": "write budget: (or --budget)",
+       "name": "runs are named after their arms; leave it out", "out": "write --out"}
 TAKEN = ("artifacts", "corpora")     # folders beside those of the questions
 SEEDS, LADDER = 3, (0.5, 1.0, 2.0)
 
@@ -106,6 +109,9 @@ def read(path: Path, size: str = "", budget: Optional[str] = None, seeds: Option
     entries = _entries(path, size)
     names = tuple(read_texts(*entries["baseline"], "baseline"))
     common = [*read_settings(*entries.get("settings", (None, "")), path), *(typed(text) for text in overrides)]
+    for key, _, place in common:
+        if key in OWN:
+            raise CramError(f"{place}: {key}: cannot be a setting of all arms; {OWN[key]}")
     node, place = entries["budget"]
     amount = read_budget(read_text(node, place, "budget"), place) if budget is None else read_budget(budget, COMMAND_LINE)
     count = SEEDS if "seeds" not in entries else int(read_number(*entries["seeds"], "seeds", whole=True))

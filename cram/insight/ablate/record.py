@@ -42,7 +42,11 @@ def save(record: dict[str, Any], folder: Path, stem: str = "ablation") -> list[P
 def render(path: Path) -> list[Path]:
     """Make the page (.md with its .svg, .html) beside a record; returns the paths. CramError for another file."""
     record = _read(path)
-    page = blocks(record, path.stem)
+    try:
+        page = blocks(record, path.stem)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise CramError(f"{path}: damaged or not a whole record ({type(error).__name__}: {error}); run the ablation again, "
+                        "finished runs are found") from error
     made = {path.with_suffix(".html"): to_html(page, record["question"]), path.with_suffix(".md"): to_markdown(page)}
     made |= {path.with_name(f"{block[1]}.svg"): block[2].replace(INK, "#888888") for block in page if block[0] == "figure"}
     for where, content in made.items():

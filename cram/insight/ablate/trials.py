@@ -94,10 +94,10 @@ def run_all(made: Sequence[Trial], metric: Metric, jobs: int,
         row = _row(trial) | {"error": broken[trial.links]} if trial.links in broken else next(found)
         took.append(time.monotonic() - before)
         before += took[-1]
-        trained = [seconds for seconds in took if seconds > FOUND] or took
-        left = sum(trained) / len(trained) * (len(made) - number)
+        trained = [seconds for seconds in took if seconds > FOUND]
+        left = f"; {_minutes(sum(trained) / len(trained) * (len(made) - number))} left" if trained else ""
         told = f"failed: {row['error']}" if "error" in row else f"{metric.name} {row['value']:.4f}, {row['steps']:,} steps"
-        say(f"{trial.told}: {told}; {_minutes(left)} left")
+        say(f"{trial.told}: {told}{left}")
         yield trial, row
 
 
@@ -204,20 +204,22 @@ def _scored_on(metric: Metric, held_out: dict) -> Optional[int]:
 
 def peak_memory(trial: Trial) -> int:
     """Bytes that torch holds at most in the run's first steps: on a card as it counts them, on the CPU from what
-    ``torch.profiler`` records in a run of its own (see ``cram bench techniques``). Kept beside the links, once measured."""
+    ``torch.profiler`` records in a run of its own (see ``cram bench techniques``). Kept beside the links, once measured, under
+    the name of that run's result: another configuration under the same arm's name is measured anew."""
     import torch
 
     from cram.bench.techniques import peak_bytes
     from cram.pipeline import STAGES
     from cram.stages import Runner
 
-    kept = trial.links / f"peak-{MEMORY_STEPS}-steps.json"
-    if kept.is_file():
-        return json.loads(kept.read_text())["bytes"]
     short = [*(each for each in trial.settings if not each.startswith(("budget=", "name="))), f"budget={MEMORY_STEPS} steps",
              f"name={trial.links.name}-memory"]
     runner = Runner(STAGES, load(*_split(short)), lambda line: None)
     runner.links = trial.links / "memory"
+    runner.run("data")      # what it reads is part of the result's name
+    kept = trial.links / f"peak-{runner.plan('pretrain')[-1].folder.name}.json"
+    if kept.is_file():
+        return json.loads(kept.read_text())["bytes"]
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     peak = peak_bytes(lambda: runner.run("pretrain", "pretrain"))

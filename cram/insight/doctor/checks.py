@@ -129,7 +129,7 @@ def _disk(facts: Facts) -> Iterator[Finding]:
 def _cores(facts: Facts) -> Iterator[Finding]:
     usable = min(facts.allowed_cores, facts.group_cores or facts.allowed_cores)
     limited = "" if usable >= facts.cores else f" of {facts.cores}"
-    yield Finding(OK, "cores", f"{usable:g}{limited} usable, torch takes {facts.threads} threads")
+    yield Finding(OK, "cores", f"{usable:g}{limited} usable, torch takes {facts.threads} thread{'s' * (facts.threads != 1)}")
     if facts.threads > usable + 0.5:
         yield Finding(WARNING, "threads", f"{facts.threads} threads on {usable:g} cores hinder each other",
                       f"train.threads={max(1, int(usable))}, or OMP_NUM_THREADS={max(1, int(usable))}")

@@ -29,7 +29,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     if named := [text for text in options.settings if "=" not in text]:
         raise CramError(f"cram doctor takes no configuration, got '{named[0]}'; for one of them: cram plan {named[0]}")
     config = load("demo", options.settings)
-    findings = examine(gather(Path(config.out), options.quick))
+    findings = [*examine(gather(Path(config.out), options.quick)), *_refused(config.train)]
     for line in lines(findings):
         say(line)
     problems = sum(finding.state == PROBLEM for finding in findings)
@@ -43,3 +43,16 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                 say(line)
     say(f"{problems} problem{'s' * (problems != 1)} would stop a run" if problems else "ready: nothing here stops a run")
     return 1 if problems else 0
+
+
+def _refused(train) -> list:
+    """The finding when this machine cannot give the device or precision that the settings ask for. train:
+    ``cram.schema.Train``."""
+    from cram.device import choose_device
+    from cram.insight.doctor.checks import PROBLEM, Finding
+
+    try:
+        choose_device(train)
+    except CramError as error:
+        return [Finding(PROBLEM, "settings", str(error))]
+    return []

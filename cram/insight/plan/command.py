@@ -35,7 +35,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--check", action="store_true", help="plan, run and compare three sizes; writes a record")
     parser.add_argument("--out", type=Path, metavar="DIR", help="--check: folder of the record (default: bench)")
     options = parser.parse_intermixed_args(arguments)
-    if options.gpu and (options.measure or options.check):
+    if options.gpu is not None and (options.measure or options.check):
         raise CramError("--gpu plans by a data sheet, --measure and --check by measuring here; give one of them")
     if options.check:
         from cram.insight.plan.check import check
@@ -54,12 +54,14 @@ def report(config, options: argparse.Namespace, say: Callable[[str], None]) -> N
     from cram.insight.plan import tell
     from cram.insight.plan.cards import MFU, find_card
     from cram.insight.plan.costs import of_card
-    from cram.insight.plan.expected import expected_loss
+    from cram.insight.plan.expected import expected_loss, read_fit
     from cram.insight.plan.plan import add_range, make_plan, to_record
     from cram.insight.plan.text import find_text
     from cram.insight.plan.walk import outline_of
 
-    card = find_card(options.gpu) if options.gpu else None
+    card = find_card(options.gpu) if options.gpu is not None else None
+    if options.fit is not None:
+        read_fit(options.fit)   # refused before seconds are spent on measuring
     text = find_text(config)
     outline = outline_of(config, text.vocab_size)
     if card:

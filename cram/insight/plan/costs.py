@@ -15,6 +15,8 @@ from cram.shapes import Shape, coming_shapes
 from cram.sizing import share_of_batch
 
 CARD_SETUP, CARD_GRAPH = 15.0, 60.0   # seconds assumed: to build the model, to compile one shape (cram.sizing says a minute)
+LOOP_SECONDS = 0.0005       # ledger, telemetry, schedule and the rest, a step (reports/bench/overhead_cpu.json)
+SHORT = 0.01                # seconds of a micro-batch, assumed: in less, a card waits for hundreds of kernels to be launched
 CARD_DISK = 1e9                       # bytes a second assumed of the disk beside a card
 
 
@@ -68,8 +70,13 @@ def of_card(config, outline: Outline, card: Card) -> Costs:
     causal = config.objective.type == "causal"
     look = outline.flops_per_token(shapes[-1], causal) / 3 * config.train.validation_tokens / rate
     compiled = config.train.compile != "off"
-    return Costs(f"{card.name} (data sheet)", "cuda", False, precision, micro_tokens, {}, rate, 0.0, CARD_SETUP,
-                 CARD_GRAPH * len(shapes) * compiled, 3 * weights / CARD_DISK, look, memory_bytes=card.memory, watts=card.watts)
+    each = outline.flops_per_token(shapes[-1], causal) * micro_tokens / rate
+    remarks = () if each >= SHORT else (
+        f"{1e3 * each:.2g} ms a micro-batch is less than launching its kernels takes: so small a model reaches far less of the "
+        f"peak than assumed; measure on the card",)
+    return Costs(f"{card.name} (data sheet)", "cuda", False, precision, micro_tokens, {}, rate, LOOP_SECONDS, CARD_SETUP,
+                 CARD_GRAPH * len(shapes) * compiled, 3 * weights / CARD_DISK, look, remarks=remarks, memory_bytes=card.memory,
+                 watts=card.watts)
 
 
 def _fitting(config, vocab_size: int, card: Card, precision: torch.dtype) -> int:

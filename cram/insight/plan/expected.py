@@ -46,10 +46,13 @@ def read_fit(path: Path) -> dict[str, Any]:
     """The record of a study. CramError for a file that is none."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
-        if record["what"] == "scale" and record["fit"]["law"] and record["recipe"] and record["rows"]:
+        if record["what"] == "scale" and fit_of(record) and record["recipe"] and record["rows"]:
             return record
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CramError(f"{path}: not a scaling study ({error}); give the JSON that cram scale wrote") from error
+    except OSError as error:
+        raise CramError(f"{path}: not a scaling study ({error.strerror}); give the JSON that cram scale wrote") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CramError(f"{path}: not a scaling study ({type(error).__name__}: {error}); give the JSON that cram scale "
+                        "wrote") from error
     raise CramError(f"{path}: not a scaling study; give the JSON that cram scale wrote")
 
 

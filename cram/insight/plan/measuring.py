@@ -25,7 +25,7 @@ from cram.bench.step import RandomText, switches_of_training
 from cram.device import choose_device, energy_meter
 from cram.errors import CramError
 from cram.evaluate.heldout import Targets, score_targets
-from cram.insight.plan.costs import Costs
+from cram.insight.plan.costs import LOOP_SECONDS, Costs
 from cram.insight.plan.host import available_bytes, physical_bytes, resident_bytes, resident_peak
 from cram.insight.plan.memory import memory
 from cram.learner import Learner
@@ -34,7 +34,6 @@ from cram.parallel import World
 from cram.shapes import Shape, coming_shapes
 from cram.sizing import choose_micro_batch, compile_all, first_step_seconds, share_of_batch
 
-LOOP_SECONDS = 0.0005       # ledger, telemetry, schedule and the rest, a step
 WARM_UP, LEAST_STEPS = 2, 3
 LARGEST_SAVED = 10**9       # bytes: larger checkpoints are not written whole, a part of them tells the speed
 

@@ -28,6 +28,7 @@ NOMINAL = 0.9           # of a device's memory that may be filled, as cram.devic
 class Plan:
     """What is foreseen of a run. seconds: charged, of the whole run; account: by what they go to; memory, disk: bytes by part.
 
+    teacher: what its ledger takes of the budget first, in the budget's unit; not in the rest.
     ``fast`` and ``slow`` are (tokens, seconds) at the ends of an assumed range, None for what was measured.
     """
 
@@ -49,24 +50,31 @@ class Plan:
     epochs: Optional[float] = None
     fast: Optional[tuple[int, float]] = None
     slow: Optional[tuple[int, float]] = None
+    teacher: float = 0.0
     warnings: list[str] = field(default_factory=list)
 
 
 def make_plan(config, outline: Outline, costs: Costs, text: Text, free_disk: Optional[int] = None) -> Plan:
     """The plan. free_disk: bytes, None to ask. Raises CramError for a teacher's ledger that will not do."""
-    bill, budget = teacher_bill(config), Budget.parse(config.budget)
-    paid = 0.0 if bill is None else bill.seconds if budget.kind == "time" else getattr(bill, budget.kind)
-    legs, account = spend(config, outline, costs, text, budget, budget.amount - paid)
+    budget = Budget.parse(config.budget)
+    left = _left_by_teacher(config, budget)
+    legs, account = spend(config, outline, costs, text, budget, left)
     tokens = sum(leg.tokens for leg in legs)
     parts = memory(config, outline.model.vocab_size, costs.micro_tokens, costs.precision)
     disk = {"checkpoints": (config.train.keep_checkpoints + 1) * most_bytes(outline.model, config), **text.disk}
     plan = Plan(config.name, config.budget, costs.device, costs.measured, outline.parameters, outline.inner_parameters,
                 costs.micro_tokens, sum(leg.steps for leg in legs), tokens, sum(leg.flops for leg in legs),
                 sum(account.values()),
-                account, parts, disk, legs, tokens / text.tokens if text.tokens else None)
+                account, parts, disk, legs, tokens / text.tokens if text.tokens else None, teacher=budget.amount - left)
     free = shutil.disk_usage(disk_folder(config)).free if free_disk is None else free_disk
     plan.warnings = _warnings(config, costs, plan, budget, free)
     return plan
+
+
+def _left_by_teacher(config, budget: Budget) -> float:
+    """What remains of the budget, in its unit, once the teacher's ledger is paid. CramError for a ledger that will not do."""
+    bill = teacher_bill(config)
+    return budget.amount - (0.0 if bill is None else bill.seconds if budget.kind == "time" else getattr(bill, budget.kind))
 
 
 def spend(config, outline: Outline, costs: Costs, text: Text, budget: Budget,
@@ -115,7 +123,8 @@ def add_range(plan: Plan, config, outline: Outline, costs: Costs, text: Text, lo
     """The plan's range for steps of ``low`` and ``high`` times the expected speed."""
     budget = Budget.parse(config.budget)
     for name, factor in (("slow", low), ("fast", high)):
-        legs, account = spend(config, outline, costs.faster(factor), text, budget, budget.amount)
+        legs, account = spend(config, outline, costs.faster(factor), text, budget,
+                              _left_by_teacher(config, budget))
         setattr(plan, name, (sum(leg.tokens for leg in legs), sum(account.values())))
 
 
@@ -127,8 +136,9 @@ def _warnings(config, costs: Costs, plan: Plan, budget: Budget, free_disk: int) 
     except CramError as error:
         told.append(f"it will be refused: {error}")
     if not plan.steps:
-        told.append(f"budget too short: {config.budget} is not enough for one step of {train.batch_tokens:,} tokens; give it "
-                    "more, or a smaller train.batch_tokens or model")
+        paid = f", of which the teacher's ledger takes {budget.show(plan.teacher)}," if plan.teacher else ""
+        told.append(f"budget too short: {config.budget}{paid} is not enough for one step of {train.batch_tokens:,} tokens; "
+                    "give it more, or a smaller train.batch_tokens or model")
     elif plan.steps < FEW_STEPS:
         rows = train.batch_tokens * plan.steps / (2 * FEW_STEPS) / train.sequence_length
         smaller = max(1, round(rows)) * train.sequence_length

@@ -37,6 +37,8 @@ def rows(plan: Plan, costs: Costs, text: Text, expected: Expected, card: Optiona
         ("tokens", f"{plan.tokens:,}" + _span(plan, 0), _epochs(plan, text)),
         ("time", TIME.show(plan.seconds) + _span(plan, 1), ", ".join(
             f"{name} {seconds:,.1f} s" for name, seconds in plan.account.items() if seconds >= 0.05)),
+        ("teacher", Budget.parse(plan.budget).show(plan.teacher), "charged to the budget first, by its ledger; not in the rows "
+                                                                  "above and below") if plan.teacher else None,
         ("memory", _size(sum(plan.memory.values())),
          ", ".join(f"{name} {_size(size)}" for name, size in plan.memory.items() if size >= 2**16)
          + " (eager code; compiled keeps less)" * (costs.kind == "cuda")),

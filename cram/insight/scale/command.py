@@ -36,6 +36,10 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of record and page (default: {OUT})")
     parser.add_argument("--render", type=Path, metavar="JSON", help="make the page of this record again")
     options = parser.parse_intermixed_args(arguments)
+    for name in ("sizes", "budgets", "recommend"):      # a list takes all that follows, the settings too: those have a "="
+        found = getattr(options, name) or []
+        options.settings += [text for text in found if "=" in text]
+        setattr(options, name, [text for text in found if "=" not in text])
     if options.render is not None:
         if options.settings or options.sizes or options.budgets or options.recommend:
             raise CramError("--render takes a record and nothing else; --recommend needs the study: give its settings again")

@@ -10,6 +10,7 @@ import numpy as np
 
 from cram.budget import Budget
 from cram.drawing import COLOURS, INK, drawing
+from cram.errors import CramError
 from cram.insight.plan.expected import fit_of, read_fit
 from cram.insight.scale.advice import Advice, IsoFlop, iso_flops
 from cram.insight.scale.law import Law
@@ -22,7 +23,11 @@ TIME = Budget("time", 1.0, "")
 def write(path: Path) -> list[Path]:
     """``.md``, ``.html`` and two ``.svg`` beside a record; returns their paths. CramError for a file that is no study."""
     record = read_fit(path)
-    blocks = make_blocks(record, path.stem)
+    try:
+        blocks = make_blocks(record, path.stem)
+    except (LookupError, TypeError, ValueError) as error:
+        raise CramError(f"{path}: damaged or not a whole study ({type(error).__name__}: {error}); run cram scale again, "
+                        "finished runs are found") from error
     files = {path.with_suffix(".md"): to_markdown(blocks), path.with_suffix(".html"): to_html(blocks, _title(record))}
     files |= {path.with_name(f"{block[1]}.svg"): block[2].replace(INK, "#888888") for block in blocks if block[0] == "figure"}
     for file, content in files.items():
@@ -131,6 +136,8 @@ def _draw_fit(record: dict[str, Any]) -> str:
 
 
 def _draw_curves(curves: list[IsoFlop]) -> str:
+    from matplotlib.ticker import NullFormatter
+
     with drawing(6.2, 3.8) as made:
         axes = made.figure.subplots()
         for curve, colour in zip(curves, COLOURS):
@@ -140,6 +147,8 @@ def _draw_curves(curves: list[IsoFlop]) -> str:
             if curve.best is not None:
                 axes.plot(curve.best, np.polyval(curve.coefficients, np.log(curve.best)), "v", color=colour, markersize=9)
         axes.set_xscale("log")
+        axes.set_xticks(curves[0].n, [f"{n:,.0f}" for n in curves[0].n])     # the sizes: powers of ten would run together
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("parameters without tables, N")
         axes.set_ylabel("held-out loss, nats a token")
         axes.legend(frameon=False, fontsize=9)

@@ -130,6 +130,8 @@ def test_the_page_is_made_from_the_record_alone_and_asks_nothing_of_the_network(
 def test_render_refuses_other_files(tmp_path, cram):
     (tmp_path / "other.json").write_text('{"schema": 1}')
     (tmp_path / "torn.json").write_text('{"schema"')
-    for name, told in (("other.json", "not the record of an ablation"), ("torn.json", "not JSON"), ("none.json", "no such")):
+    (tmp_path / "empty.json").write_text('{"schema": 1, "arms": []}')
+    for name, told in (("other.json", "not the record of an ablation"), ("torn.json", "not JSON"), ("none.json", "no such"),
+                       ("empty.json", "not a whole record (KeyError: 'metric'); run the ablation again")):
         result = cram("ablate", "render", tmp_path / name)
         assert result.code == 2 and told in result.err and result.err.count("\n") == 1

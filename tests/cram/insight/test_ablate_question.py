@@ -55,7 +55,7 @@ def test_there_are_questions_about_all_of_the_recipe():
 
 
 def test_a_file_says_what_is_run(tmp_path):
-    question = read(written(tmp_path, GOOD.replace("filters/none", "seed=3").replace("bits_per_byte", "loss")))
+    question = read(written(tmp_path, GOOD.replace("filters/none", "train.threads=3").replace("bits_per_byte", "loss")))
     assert [arm.name for arm in question.arms] == ["plain", "wide", "listed"] and question.label == "wide"
     assert question.arms[1].settings == ("model.width=256",) and question.arms[1].config.model.layers == 1
     assert question.arms[2].config.optimizer.type == "adamw" and question.ladder == (0.5, 1.0, 2.0)
@@ -114,7 +114,7 @@ FAULTS = [
     ("model: {width: 256}", "tokenizer.type: unigram", r"wide.yaml:8: variant 'wide': metric bits_per_byte: tokens of"),
     ("model: {width: 256}", "budget: 3e9 flops", r"wide.yaml:9: budget: '3e9 flops' is not of the kind"),
     ("model: {width: 256}", "budget: 0", r"wide.yaml:9: budget: a factor must be more than 0"),
-    ("  plain: {}\n  wide", "  plain: {seed: 1}\n  wide", r"wide.yaml:6: variants: one arm, and only one, must be"),
+    ("  plain: {}\n  wide", "  plain: {train.threads: 1}\n  wide", r"wide.yaml:6: variants: one arm, and only one, must be"),
     ("  plain: {}\n  wide", "  plain: {}\n  also: {}\n  wide", r"one arm, and only one, .* here plain, also has none"),
     ("  plain: {}\n  wide", "  plain: {}\n  plain: {seed: 2}\n  wide", r"wide.yaml:8: variants.plain stands there twice"),
     ("  wide:", "  wide one:", r"wide.yaml:8: variant 'wide one' becomes a folder's name"),
@@ -124,6 +124,9 @@ FAULTS = [
     ("  budget: 10 steps", "  source: me", r"wide.yaml:16: tiny.source: cannot be set for a size"),
     ("filters/none", "filters/nun", r"filters/nun: no such configuration"),
     ("  model.layers: 1", "  model.layers: 0", r"wide.yaml:5: variant 'plain': model.layers"),
+    ("  model.layers: 1", "  seed: 3", r"wide.yaml:5: seed: cannot be a setting of all arms; seeds: .or --seeds."),
+    ("  model.layers: 1", "  budget: 3m", r"wide.yaml:5: budget: cannot be a setting of all arms; write budget:"),
+    ("model: {width: 256}", "seed: 5", r"wide.yaml:9: variant 'wide': seed is set by the command for all arms"),
     ("  model.layers: 1", "\tmodel.layers: 1", r"wide.yaml:5: not valid YAML"),
 ]
 
@@ -147,7 +150,8 @@ def test_every_fault_of_the_command_is_one_line(tmp_path, cram):
                             ((path, "--jobs", "2"), "every run would take all cores; add train.threads=1"),
                             ((path, "--jobs", "0"), "at least 1"), ((path, "--seeds", "0"), "seeds must be at least 1"),
                             ((path, "--budget", "60s", "--jobs", "2", "train.threads=1"), "would slow each other"),
-                            ((path, "model.width"), "expected key=value"), (("render",), "needs a record")):
+                            ((path, "model.width"), "expected key=value"), ((path, "out=x"), "out: cannot be a setting"),
+                            ((path, "name=x"), "runs are named after their arms"), (("render",), "needs a record")):
         result = cram("ablate", *arguments)
         assert (result.code, result.err.count("\n")) == (2, 1) and told in result.err, result.err
 

@@ -7,10 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 
 from cram.audit import read_ledger
+from cram.insight.ablate import question, trials
 from tests.cram.conftest import WORDS
 from tests.cram.running import restore_torch  # noqa: F401
 
@@ -147,3 +149,24 @@ def test_a_shipped_question_is_answered_in_its_tiny_size(tmp_path, cram):
     assert len(found) == 4 and len({row["scored_on"] for row in found}) == 1
     page = (tmp_path / "repetition-tiny" / "ablation.md").read_text()
     assert "cram ablate repetition --tiny --seeds 1 --budget '3e9 flops'" in page
+
+
+def test_memory_is_measured_anew_when_the_model_is_another(ask, tmp_path):
+    """Under the same names of question, arm and seed, as after: cram ablate recomputation model.width=64"""
+    path = ask("  wide: {model.width: 256}", name="memory")
+    narrow, wide = trials.trials(question.read(path, seeds=1), tmp_path)[:2]
+    wide = replace(wide, links=narrow.links)
+    few, many = trials.peak_memory(narrow), trials.peak_memory(wide)
+    assert many > 2 * few
+    assert (trials.peak_memory(narrow), trials.peak_memory(wide)) == (few, many)
+
+
+def test_without_a_card_runs_for_a_card_are_refused_and_none_is_tried(ask, tmp_path, cram, monkeypatch):
+    path = ask("  wide: {model.width: 64}", name="card")
+    path.write_text(path.read_text() + "card: {budget: 20 steps}\n")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("cram.insight.ablate.cost.step_cost", lambda config, kind: pytest.fail("a step was tried"))
+    refused = cram("ablate", path, "--card", "--out", tmp_path / "out")
+    assert refused.code == 2 and "torch sees no CUDA card here" in refused.err and not (tmp_path / "out").exists()
+    looked = cram("ablate", path, "--card", "--dry-run", "--out", tmp_path / "out")
+    assert looked.code == 0 and "not tried here: there is no card" in looked.out, looked.err

@@ -84,6 +84,9 @@ def test_the_exit_code_says_whether_a_run_would_be_stopped(cram, monkeypatch):
         monkeypatch.setattr(gathering, "gather", lambda out, quick, machine=machine: machine)
         found = cram("doctor", "--quick")
         assert (found.code, found.out.strip().splitlines()[-1]) == (code, last)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    asked = cram("doctor", "--quick", "train.device=cuda")
+    assert asked.code == 1 and "train.device=cuda: torch sees no CUDA card here" in asked.out
     wrong = cram("doctor", "demo")
     assert wrong.code == 2 and "cram plan demo" in wrong.err
 

@@ -20,7 +20,7 @@ from cram.insight.plan.costs import Costs, of_card
 from cram.insight.plan.expected import expected_loss
 from cram.insight.plan.measuring import LOOP_SECONDS, measure, typical
 from cram.insight.plan.memory import memory
-from cram.insight.plan.plan import add_range, make_plan, spend
+from cram.insight.plan.plan import make_plan, spend
 from cram.insight.plan.text import Text, find_text
 from cram.insight.plan.walk import Outline
 from cram.insight.scale.grid import recipe
@@ -84,15 +84,6 @@ def test_epochs_and_tokens_of_a_token_budget():
     plan = plan_of("51200 tokens")
     assert plan.tokens == 51200 and plan.epochs == pytest.approx(0.512) and plan.steps == 100
     assert plan_of("51200 tokens", text=Text(None, None, "unknown", False, {})).epochs is None
-
-
-def test_faster_steps_buy_more_and_the_range_holds_the_plan():
-    config = load("demo", [*SMALL, "budget=100s"])
-    outline, made = Outline(config), replace(costs()[0], rate=1e9)
-    plan = make_plan(config, outline, made, TEXT, 10**15)
-    add_range(plan, config, outline, made, TEXT, 0.5, 2.0)
-    assert plan.slow[0] < plan.tokens < plan.fast[0]
-    assert plan.fast[0] / plan.slow[0] == pytest.approx(4, rel=0.15)
 
 
 @pytest.mark.parametrize("more, told", [

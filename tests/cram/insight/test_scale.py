@@ -219,3 +219,13 @@ def test_a_study_from_runs_to_page(cram, tmp_path):
     assert made == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.suffix != ".json"}
     assert cram(*asked).code == 0
     assert json.loads((tmp_path / "out" / "demo.json").read_text())["rows"] == record["rows"]
+
+
+@pytest.mark.parametrize("damage", [lambda record: record.pop("held_out"), lambda record: record["rows"][0].pop("flops"),
+                                    lambda record: record["fit"].update(law=[1.0, 2.0])], ids=["held_out", "row", "law"])
+def test_a_damaged_record_is_refused_in_one_line(cram, root, tmp_path, damage):
+    record = json.loads((root / "reports" / "scaling" / "demo_gpt.json").read_text())
+    damage(record)
+    (tmp_path / "law.json").write_text(json.dumps(record))
+    found = cram("scale", "--render", tmp_path / "law.json")
+    assert found.code == 2 and "law.json: " in found.err and "cram scale" in found.err and found.err.count("\n") == 1
