@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cram.audit import Summary, read_ledger, row_hash
 from cram.budget import Budget
 from cram.config import from_dict
@@ -27,6 +29,7 @@ from data_prep.files import replace_durably
 VERSION = 1
 SUFFIX = ".card.json"
 WORDS, MOST_LETTERS = ("name", "author", "made", "run_id", "budget"), 200
+MOST_ROWS = 200   # of metrics of each kind, evenly chosen
 LARGEST = 64 * 2**20  # bytes of a card; a day's has some hundred thousand
 
 
@@ -77,6 +80,11 @@ class Card:
         amount, time = Budget.parse(self.ledger.budget).amount, self.ledger.kind == "time"
         return [Point(row["spent"] if time else row["progress"] * amount, row["spent"], row["step"], row["loss"])
                 for row in self.rows("validation")]
+
+
+def evenly(count: int) -> list[int]:
+    """Which of ``count`` rows of metrics of one kind a card keeps: MOST_ROWS at most, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).round().astype(int)).tolist() if count > 0 else []
 
 
 def canonical(body: dict) -> bytes:
@@ -138,6 +146,10 @@ def read_card(path: Path) -> Card:
     try:
         if not all(isinstance(body[name], str) and len(body[name]) <= MOST_LETTERS for name in WORDS):
             raise CramError(f"{path}: {', '.join(WORDS)} have to be words")
+        for word in WORDS:  # a line break in a name would forge a line of the standings, other signs command a terminal
+            if not body[word].isprintable() or not body[word].strip() and word != "author":
+                raise CramError(f"{path}: {word} {body[word]!r} is empty or holds signs that cannot be printed; have the card "
+                                "written again with another")
         if sign(body)["sha256"] != body.get("sha256"):
             raise CramError(f"{path}: was edited: its content does not have the sha256 that it names")
         rows = [row if "seconds" in row else {**row, "seconds": added(row)} for row in unpack(body["ledger"]["packed"])]

@@ -1,9 +1,11 @@
 """The league: who is ranked where, who is a copy of whom, scores measured again, and which runs get no card."""
 
+import hashlib
 import json
 import re
 import shutil
 
+import numpy as np
 import pytest
 
 from cram.cli import main
@@ -12,7 +14,7 @@ from cram.insight.league import weights
 from cram.insight.league.card import read_card, write_card
 from cram.insight.league.make import make_card
 from cram.insight.league.page import league_blocks, league_lines, sparkline
-from cram.insight.league.standings import find_cards, judge, standings
+from cram.insight.league.standings import class_of, find_cards, judge, standings
 from cram.report_page import to_html
 from tests.cram.insight.league_runs import Forgery, body, runs
 
@@ -52,6 +54,29 @@ def test_the_same_run_under_two_names_is_ranked_once(cards):
     assert sum(not entry.accepted for entry in entries.values()) == 2
     assert "the same run as clock.card.json (clock by Ada)" in entries["copy.card.json"].reasons[0]
     assert "the same run as steps.card.json (steps by Ada)" in entries["mallory.card.json"].reasons[0]
+
+
+def test_who_dates_a_stolen_card_back_does_not_get_the_run(cards):
+    forged = Forgery("steps")
+    forged.body |= {"author": "Mallory", "name": "mine", "made": forged.rows[-1]["at"]}
+    forged.write(cards / "mallory.card.json")
+    entries = judge(find_cards([cards]), say=quiet)
+    lines = "\n".join(league_lines(entries))
+    assert "mine by Ada or Mallory (disputed)" in lines and "show the run's folder" in lines
+    assert sum(not entry.accepted for entry in entries) == 1
+    again = judge(find_cards([cards]), say=quiet, rescore=lambda card: [] if card.path.name == "steps.card.json" else None)
+    assert "steps by Ada or Mallory (disputed)  rescored" in "\n".join(league_lines(again))
+
+
+def test_a_budget_that_only_looks_the_same_is_another_class(cards):
+    forged = Forgery("clock")
+    forged.set("budget", "8.04s")
+    forged.body["budget"] = forged.rows[0]["budget"] = "8.04s"
+    forged.write(cards / "larger.card.json")
+    entries = {entry.path.name: entry for entry in judge([cards / "larger.card.json", cards / "steps.card.json"], say=quiet)}
+    theirs = class_of(read_card(cards / "clock.card.json"))
+    ours = class_of(entries["larger.card.json"].card)
+    assert entries["larger.card.json"].accepted and ours.budget == theirs.budget and ours != theirs
 
 
 def test_the_same_losses_from_another_configuration_are_a_copy(cards):
@@ -138,6 +163,44 @@ def test_weights_of_another_run_are_found(packaged, tmp_path):
     shutil.copy(folder / "causal.safetensors", tmp_path / "causal.safetensors")
     assert "another sha256" in weights.rescore_package(card, weights.package_of(card))[0]
     assert "another sha256" in weights.rescore_run(read_card(Forgery.honest("steps")), runs() / "other")[0]
+
+
+def test_an_easier_text_under_the_hash_of_the_contests_is_found(packaged, tmp_path):
+    """Held-out text as announced, but other tokens packed for it, all hashes made anew."""
+    from data_prep.files import file_hash
+
+    folder, _ = packaged
+    run = tmp_path / "easy"
+    shutil.copytree(runs() / "causal", run)
+    data = run / "data"
+    manifest, path = json.loads((data / "manifest.json").read_text()), data / "validation-00000.bin"
+    tokens = np.fromfile(path, dtype=np.uint16)
+    tokens[tokens > 4] = 5
+    tokens.tofile(path)
+    manifest["splits"]["validation"]["shards"][0]["xxh3_128"] = file_hash(path)
+    (data / "manifest.json").write_text(json.dumps(manifest))
+    forged = Forgery("causal")
+    for file in (path, data / "manifest.json"):
+        forged.body["stages"]["data"]["files"][file.name]["xxh3_128"] = file_hash(file)
+    forged.body["weights"]["package"] = weights.write_package(run, tmp_path / "easy.safetensors")
+    card = read_card(forged.write(tmp_path / "easy.card.json"))
+    assert "are not what its tokenizer makes of the text" in weights.rescore_package(card, weights.package_of(card))[0]
+    assert "are not what its tokenizer makes of the text" in weights.rescore_run(card, run)[0]
+
+
+def test_a_package_without_its_tokenizer_is_not_called_rescored(packaged, tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    folder, signed = packaged
+    with safe_open(folder / "causal.safetensors", "pt") as opened:
+        kept = {name: opened.get_tensor(name) for name in opened.keys() if not name.endswith("tokenizer.json")}
+        save_file(kept, tmp_path / "causal.safetensors", opened.metadata())
+    forged = Forgery("causal")
+    forged.body["weights"]["package"] = {"file": "causal.safetensors", "sha256": hashlib.sha256(
+        (tmp_path / "causal.safetensors").read_bytes()).hexdigest()}
+    card = read_card(forged.write(tmp_path / "causal.card.json"))
+    assert weights.rescore_package(card, weights.package_of(card)) is None
 
 
 def test_the_page_names_every_card_and_asks_nothing_of_the_network(cards):
