@@ -144,12 +144,7 @@ def read_card(path: Path) -> Card:
         raise CramError(f"{path}: a card of version {body['cram_card']}, this cram reads up to {VERSION}; update cram, or have "
                         "the card written again")
     try:
-        if not all(isinstance(body[name], str) and len(body[name]) <= MOST_LETTERS for name in WORDS):
-            raise CramError(f"{path}: {', '.join(WORDS)} have to be words")
-        for word in WORDS:  # a line break in a name would forge a line of the standings, other signs command a terminal
-            if not body[word].isprintable() or not body[word].strip() and word != "author":
-                raise CramError(f"{path}: {word} {body[word]!r} is empty or holds signs that cannot be printed; have the card "
-                                "written again with another")
+        check_words(body)
         if sign(body)["sha256"] != body.get("sha256"):
             raise CramError(f"{path}: was edited: its content does not have the sha256 that it names")
         rows = [row if "seconds" in row else {**row, "seconds": added(row)} for row in unpack(body["ledger"]["packed"])]
@@ -158,6 +153,17 @@ def read_card(path: Path) -> Card:
         raise error if str(error).startswith(str(path)) else CramError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise CramError(f"{path}: not a whole card ({type(error).__name__}: {error}); have it written again") from error
+
+
+def check_words(body: dict) -> None:
+    """CramError for names that are no words: a line break would forge a line of the standings, other signs command a terminal."""
+    for name in WORDS:
+        word = body[name]
+        if not isinstance(word, str) or len(word) > MOST_LETTERS:
+            raise CramError(f"{name} has to be words, {MOST_LETTERS} letters at most")
+        if not word.isprintable() or not word.strip() and name != "author":
+            raise CramError(f"{name} {word!r} is empty or holds signs that cannot be printed; have the card written again with "
+                            "another")
 
 
 def _summary(path: Path, body: dict, rows: list[dict]) -> Summary:

@@ -15,7 +15,7 @@ import numpy as np
 
 from cram import __version__, artifacts
 from cram.errors import CramError
-from cram.insight.league.card import VERSION, bare, evenly
+from cram.insight.league.card import VERSION, bare, check_words, evenly
 from cram.insight.league.pack import pack
 from cram.insight.league.source import source_files
 from cram.insight.run import Run, open_run
@@ -30,6 +30,8 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
     """The body of the card of the run in ``folder``, unsigned. Raises CramError, with the remedy, for a run that is
     unfinished, unevaluated, overspent, or whose files are not those that its stages wrote."""
     run = open_run(folder)
+    check_words({"name": name or run.name, "author": author, "made": "now", "run_id": run.ledger.run_id,
+                 "budget": run.ledger.budget})
     records = {stage: _record(run, stage) for stage in STAGES}
     _refuse(run, records)
     pretrain, newest = folder / "pretrain", f"checkpoints/step-{run.ledger.own('steps'):08d}/state.pt"

@@ -256,6 +256,14 @@ def test_files_that_are_not_those_of_the_stages_get_no_card(copied):
         make_card(copied)
 
 
+def test_a_name_that_no_league_takes_is_refused_before_anything_is_written(tmp_path):
+    out = tmp_path / "steps.card.json"
+    assert main(["submit", str(runs() / "steps"), "--out", str(out)]) == 0
+    before = out.read_bytes()
+    assert main(["submit", str(runs() / "steps"), "--out", str(out), "--author", "Eve\n1  0.0001"]) == 2
+    assert out.read_bytes() == before
+
+
 def test_an_unfinished_run_gets_no_card(copied):
     ledger = copied / "pretrain" / "ledger.jsonl"
     lines = ledger.read_bytes().splitlines(keepends=True)
