@@ -100,6 +100,8 @@ def judge(paths: Iterable[Path], *, same_code: bool = False, rescore: Optional[C
             (entry.reasons if same_code else entry.notes).append(told)
         if entry.card.rows("end")[-1]["progress"] != 1.0:
             entry.notes.append("its budget ended before its schedule did")
+        if len(entry.card.rows("validation")) < 2:  # train.validate_every allows it, so it is no reason to reject
+            entry.notes.append("no two validations on the way: without its weights, nothing supports its score")
         if rescore is not None and entry.accepted:
             say(f"{path.name}: measuring its score again")
             if (found := rescore(entry.card)) is None:

@@ -68,6 +68,16 @@ def test_who_dates_a_stolen_card_back_does_not_get_the_run(cards):
     assert "steps by Ada or Mallory (disputed)  rescored" in "\n".join(league_lines(again))
 
 
+def test_a_score_without_a_curve_is_marked(tmp_path):
+    forged = Forgery("steps")
+    forged.set("train.validate_every", 1.0)
+    forged.metrics = [row for row in forged.metrics if row["kind"] != "validation"]
+    [entry] = judge([forged.write(tmp_path / "blind.card.json")], say=quiet)
+    assert entry.accepted and "nothing supports its score" in "; ".join(entry.notes)
+    [honest] = judge([Forgery.honest("steps")], say=quiet)
+    assert "nothing supports" not in "; ".join(honest.notes)
+
+
 def test_a_budget_that_only_looks_the_same_is_another_class(cards):
     forged = Forgery("clock")
     forged.set("budget", "8.04s")
