@@ -6,8 +6,9 @@ rows: of ``read_metrics``. Curves are means over parts of the run, so that pages
 
 from __future__ import annotations
 
-import bisect
 from typing import Any, Mapping, Optional
+
+import numpy as np
 
 from cram.drawing import BLUE, BROWN, COLOURS, GREEN, INK, ORANGE, RED, drawing
 from cram.errors import CramError
@@ -67,9 +68,8 @@ def draw_tokens(rows: list[dict]) -> Optional[str]:
     train = [row for row in training(rows) if row.get("tokens")]
     if len(train) < 2:
         return None
-    steps, tokens = [row["step"] for row in train], [row["tokens"] for row in train]
-    looks = [row for row in rows if row["kind"] == "validation"]
-    read = [tokens[min(bisect.bisect_left(steps, row["step"]), len(tokens) - 1)] for row in looks]
+    tokens, looks = [row["tokens"] for row in train], [row for row in rows if row["kind"] == "validation"]
+    read = tokens_read(train, [row["step"] for row in looks])
     with drawing(6.2, 3.2) as made:
         axes = made.figure.subplots()
         axes.plot(*_parts(tokens, [row["loss"] for row in train]), color=BLUE, label="training")
@@ -77,6 +77,11 @@ def draw_tokens(rows: list[dict]) -> Optional[str]:
         axes.set(xscale="log", xlabel="tokens read", ylabel="nats per predicted token")
         axes.legend(frameon=False, labelcolor=INK)
     return made.svg
+
+
+def tokens_read(train: list[dict], steps: list[int]) -> list[float]:
+    """Tokens read by each of these steps, on a line between the training rows before and after it."""
+    return np.interp(steps, [0, *(row["step"] for row in train)], [0, *(row["tokens"] for row in train)]).tolist()
 
 
 def draw_pace(rows: list[dict]) -> Optional[str]:

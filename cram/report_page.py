@@ -24,6 +24,8 @@ body { font: 16px/1.5 system-ui, sans-serif; max-width: 46rem; margin: 0 auto; p
 h1 { font-size: 1.6rem; line-height: 1.25; }
 h2 { font-size: 1.2rem; margin-top: 2rem; border-bottom: 1px solid var(--line); }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-size: .9rem; }
+@media screen and (min-width: 50rem) { .wide { width: max-content; max-width: min(72rem, 50vw + 21rem); } }
+@media screen and (max-width: 30rem) { th, td { padding-right: .6rem; } th.n { white-space: normal; } }
 .wide + .wide { margin-top: 1.2rem; } th, td { text-align: left; padding: .2rem 1rem .2rem 0; vertical-align: top;
   border-bottom: 1px solid var(--line); } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td:last-child:not(.n) { overflow-wrap: anywhere; min-width: 6rem; }

@@ -12,7 +12,7 @@ from cram.ledger import Ledger
 from cram.config import load
 from cram.errors import CramError
 from cram.report import write_report
-from cram.report_figures import draw_account, draw_curves, draw_pace, draw_tokens, smooth
+from cram.report_figures import draw_account, draw_curves, draw_pace, draw_tokens, smooth, tokens_read
 from cram.report_page import to_html, to_markdown
 from cram.schema import Config
 from cram.telemetry import Telemetry
@@ -262,6 +262,11 @@ def test_figures_draw_what_changed_and_what_happened_and_nothing_that_was_not_lo
     assert draw_tokens(bare) is None and draw_pace(bare) is None and "mask rate" not in draw_curves(bare, unigram=6.0)
     bar = draw_account({"steps": 90.0, "saving": 9.9, "lost": 0.1, "teacher": 0.0})
     assert "steps 90.0%" in bar and "saving 9.9%" in bar and "lost" not in bar and "teacher" not in bar
+
+
+def test_a_validation_stands_at_the_tokens_read_by_then():
+    train = [{"step": 1, "tokens": 100}, {"step": 10, "tokens": 1000}, {"step": 20, "tokens": 3000}]
+    assert tokens_read(train, [1, 3, 10, 15, 20, 21]) == [100, 300, 1000, 2000, 3000, 3000]
 
 
 def test_samples_on_the_way_are_spread_over_the_run(run):

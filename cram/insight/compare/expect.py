@@ -38,7 +38,7 @@ def check(side: Side, expected: Side, tolerance: Optional[float] = None) -> list
                and lookup(side.config, key) != lookup(expected.config, key)]
     told = "; ".join(f"{key} {show(lookup(side.config, key))}, not {show(lookup(expected.config, key))}" for key in changed[:4])
     told += f"; and {len(changed) - 4} more" if len(changed) > 4 else ""
-    checks = [Check("configuration", "as expected", told or "the same", not changed),
+    checks = [Check("configuration", "the same", told or "the same", not changed),
               Check("finished", "yes", "yes" if side.finished else "no", side.finished),
               Check("budget spent", "at most 100%", f"{100 * side.spent / side.amount:.2f}%",
                     side.spent <= side.amount * (1 + 1e-9))]

@@ -118,10 +118,18 @@ def _of_run(folder: Path) -> Side:
 def _of_card(path: Path) -> Side:
     from cram.insight.league.card import read_card
 
+    from cram.insight.league.checks import MALFORMED
+
     card = read_card(path)
-    listed = card.stages["data"]["files"] or {}
-    return _side(card.name, "card", card.config, card.ledger, card.plan, card.metrics, card.curve(), card.scores,
-                 listed.get("validation.jsonl", {}).get("xxh3_128"), card.body["data"]["tokenizer_sha256"])
+    try:
+        listed = card.stages["data"]["files"] or {}
+        side = _side(card.name, "card", card.config, card.ledger, card.plan, card.metrics, card.curve(), card.scores,
+                     listed.get("validation.jsonl", {}).get("xxh3_128"), card.body["data"]["tokenizer_sha256"])
+        float(side.score[1]), float(side.held_out["accuracy"]), float(side.baselines["unigram"]["loss"])  # what tables show
+    except MALFORMED as error:
+        raise CramError(f"{path}: not a whole card ({type(error).__name__}: {error}); have it written again: cram submit RUN"
+                        ) from error
+    return side
 
 
 def _side(name: str, source: str, config: Config, ledger: Summary, plan: dict, metrics: list[dict], curve: list[Point],

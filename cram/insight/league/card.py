@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cram.audit import Summary, read_ledger, row_hash
 from cram.budget import Budget
 from cram.config import from_dict
@@ -27,6 +29,7 @@ from data_prep.files import replace_durably
 VERSION = 1
 SUFFIX = ".card.json"
 WORDS, MOST_LETTERS = ("name", "author", "made", "run_id", "budget"), 200
+MOST_ROWS = 200   # of metrics of each kind, evenly chosen
 LARGEST = 64 * 2**20  # bytes of a card; a day's has some hundred thousand
 
 
@@ -77,6 +80,11 @@ class Card:
         amount, time = Budget.parse(self.ledger.budget).amount, self.ledger.kind == "time"
         return [Point(row["spent"] if time else row["progress"] * amount, row["spent"], row["step"], row["loss"])
                 for row in self.rows("validation")]
+
+
+def evenly(count: int) -> list[int]:
+    """Which of ``count`` rows of metrics of one kind a card keeps: MOST_ROWS at most, the first and the last among them."""
+    return np.unique(np.linspace(0, count - 1, min(count, MOST_ROWS)).round().astype(int)).tolist() if count > 0 else []
 
 
 def canonical(body: dict) -> bytes:
@@ -136,8 +144,7 @@ def read_card(path: Path) -> Card:
         raise CramError(f"{path}: a card of version {body['cram_card']}, this cram reads up to {VERSION}; update cram, or have "
                         "the card written again")
     try:
-        if not all(isinstance(body[name], str) and len(body[name]) <= MOST_LETTERS for name in WORDS):
-            raise CramError(f"{path}: {', '.join(WORDS)} have to be words")
+        check_words(body)
         if sign(body)["sha256"] != body.get("sha256"):
             raise CramError(f"{path}: was edited: its content does not have the sha256 that it names")
         rows = [row if "seconds" in row else {**row, "seconds": added(row)} for row in unpack(body["ledger"]["packed"])]
@@ -146,6 +153,17 @@ def read_card(path: Path) -> Card:
         raise error if str(error).startswith(str(path)) else CramError(f"{path}: {error}") from error
     except (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError) as error:
         raise CramError(f"{path}: not a whole card ({type(error).__name__}: {error}); have it written again") from error
+
+
+def check_words(body: dict) -> None:
+    """CramError for names that are no words: a line break would forge a line of the standings, other signs command a terminal."""
+    for name in WORDS:
+        word = body[name]
+        if not isinstance(word, str) or len(word) > MOST_LETTERS:
+            raise CramError(f"{name} has to be words, {MOST_LETTERS} letters at most")
+        if not word.isprintable() or not word.strip() and name != "author":
+            raise CramError(f"{name} {word!r} is empty or holds signs that cannot be printed; have the card written again with "
+                            "another")
 
 
 def _summary(path: Path, body: dict, rows: list[dict]) -> Summary:

@@ -19,7 +19,7 @@ from cram.config import KEYS, lookup
 from cram.errors import CramError
 from cram.insight.league.card import Card, ledger_lines
 from cram.insight.league.checks_ledger import check_account, check_clock, check_sessions, check_teacher, check_work
-from cram.insight.league.checks_metrics import check_end, check_formula, check_rows, check_schedule, check_speed
+from cram.insight.league.checks_metrics import check_end, check_formula, check_rows, check_schedule, check_speed, check_whole
 from cram.insight.league.checks_scores import check_curve, check_score, check_text
 
 
@@ -97,4 +97,4 @@ def code_reason(card: Card, ours: dict[str, str]) -> Optional[str]:
 MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, RuntimeError)
 CHECKS: tuple[Callable[[Card], Iterator[str]], ...] = (
     check_identity, check_custody, check_dates, check_sessions, check_account, check_clock, check_work, check_teacher,
-    check_rows, check_formula, check_schedule, check_speed, check_end, check_text, check_score, check_curve)
+    check_rows, check_whole, check_formula, check_schedule, check_speed, check_end, check_text, check_score, check_curve)

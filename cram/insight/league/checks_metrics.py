@@ -8,10 +8,11 @@ from datetime import datetime
 from typing import Iterator
 
 from cram import schedule
-from cram.insight.league.card import Card
+from cram.insight.league.card import MOST_ROWS, Card, evenly
 from cram.insight.league.formula import counted, tokens_per_step
 
 CLOCKS = 2.0             # seconds between a row of metrics and the rows of the ledger around it, at most
+HURRIED = 60.0           # seconds of a budget that may leave no time for validations
 CPU_PEAK = {"float32": 3e11, "bfloat16": 5e12}  # FLOP/s of one thread that no CPU exceeds (two AVX-512 units; AMX)
 
 
@@ -43,6 +44,30 @@ def check_rows(card: Card) -> Iterator[str]:
         if not stamps[here] - CLOCKS <= row["time"] <= stamps[min(after, len(ledger) - 1)] + CLOCKS:
             yield f"metrics: the clock at step {row['step']:,} is not the ledger's at {row['spent']:.1f} s"
             return
+
+
+def check_whole(card: Card) -> Iterator[str]:
+    """All rows of metrics that the configuration asks for are there: who leaves out a stretch of the curve may claim any score.
+
+    Training rows come at step 1, at every ``telemetry.log_every``-th and at the end; validations where progress passes a
+    multiple of ``train.validate_every``, fewer where a step passes several or a clock leaves no time for them.
+    """
+    every, steps, ends = card.config.telemetry.log_every, card.ledger.own("steps"), card.rows("end")
+    ended = ends[-1]["progress"] if ends else 1.0
+    first = int(every > 1)
+    count = first + steps // every + (ended == 1.0 and steps % every > 0 and steps > 1)
+    due = [1 if place < first else min((place + 1 - first) * every, steps) for place in evenly(count)]
+    found = [row["step"] for row in card.rows("train")]
+    if found != due:
+        odd = min({*found} ^ {*due}, default=steps)
+        yield f"metrics: {len(found)} training rows, where {len(due)} are due; that of step {odd:,} was removed or added"
+    silent = sum(row["loss"] is None for row in card.rows("train"))
+    if silent and not any(row["event"] == "skipped" for row in card.rows("event")):
+        yield f"metrics: {silent} training rows without a loss, though no step was skipped"
+    looks, share = len(card.rows("validation")), card.config.train.validate_every
+    passed = min(math.ceil(ended / share) - 1, steps - 1, MOST_ROWS)
+    if looks < passed / 2 and (card.ledger.kind != "time" or card.ledger.amount >= HURRIED):
+        yield f"metrics: {looks} validations, where {passed} are due (train.validate_every={share:g}): some were removed"
 
 
 def check_formula(card: Card) -> Iterator[str]:

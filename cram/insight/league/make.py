@@ -15,7 +15,7 @@ import numpy as np
 
 from cram import __version__, artifacts
 from cram.errors import CramError
-from cram.insight.league.card import VERSION, bare
+from cram.insight.league.card import VERSION, bare, check_words, evenly
 from cram.insight.league.pack import pack
 from cram.insight.league.source import source_files
 from cram.insight.run import Run, open_run
@@ -23,7 +23,6 @@ from data_prep.files import file_hash
 
 STAGES = ("tokenizer", "data", "pretrain", "evaluate")
 PLAN = ("device", "processes", "parameters", "micro_batch_tokens", "precision", "flops_per_token")  # what checks rest on
-MOST_ROWS = 200   # of metrics of each kind, evenly chosen, the first and the last among them
 MOST_FILES = 600  # of packed data whose hashes a card lists; beyond that their digest alone
 
 
@@ -31,6 +30,8 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
     """The body of the card of the run in ``folder``, unsigned. Raises CramError, with the remedy, for a run that is
     unfinished, unevaluated, overspent, or whose files are not those that its stages wrote."""
     run = open_run(folder)
+    check_words({"name": name or run.name, "author": author, "made": "now", "run_id": run.ledger.run_id,
+                 "budget": run.ledger.budget})
     records = {stage: _record(run, stage) for stage in STAGES}
     _refuse(run, records)
     pretrain, newest = folder / "pretrain", f"checkpoints/step-{run.ledger.own('steps'):08d}/state.pt"
@@ -66,12 +67,11 @@ def make_card(folder: Path, author: str = "", name: Optional[str] = None) -> dic
 
 
 def thin(rows: list[dict]) -> list[dict]:
-    """Rows of metrics without samples of text, and no more than MOST_ROWS of a kind; in their order."""
+    """Rows of metrics without samples of text, and no more than card.MOST_ROWS of a kind; in their order."""
     kept: set[int] = set()
     for kind in {row["kind"] for row in rows} - {"sample"}:
         places = [place for place, row in enumerate(rows) if row["kind"] == kind]
-        chosen = np.unique(np.linspace(0, len(places) - 1, min(len(places), MOST_ROWS)).round().astype(int))
-        kept.update(places[number] for number in chosen)
+        kept.update(places[number] for number in evenly(len(places)))
     return [rows[place] for place in sorted(kept)]
 
 

@@ -10,7 +10,8 @@ BARS = "▁▂▃▄▅▆▇█"
 WORTH = ("What a card proves. Every card ranked here fits together: clock and seconds charged, steps and tokens, tokens and "
          "FLOPs, learning rates and schedule, curve and score, and the hash that each stage took of the one before. "
          "\"rescored\": the score was measured again here, from the weights. \"self-consistent\": only the card was at hand.")
-LIMITS = ("What no card proves: that a liar did not train longer than the ledger tells, or on the held-out text, and then "
+LIMITS = ("What no card proves: whose run it is; that a liar did not train longer than the ledger tells, or on the held-out "
+          "text, and then "
           "wrote all of it, clock and machine too, to fit. Weights show that a score is theirs, not what they cost. Where it "
           "matters, repeat the run: budgets of FLOPs, tokens or steps give the same bits again on the same kind of machine "
           "(cram league CARD --replay).")
@@ -33,7 +34,7 @@ def league_table(members: list[Entry]) -> tuple[list[str], list[list[str]]]:
     for place, entry in enumerate(members, start=1):
         card = entry.card
         curve = [row["loss"] for row in card.rows("train") if row["loss"] is not None]
-        rows.append([str(place), entry.name, card.author, f"{card.score[1]:.4f}",
+        rows.append([str(place), entry.name, entry.author, f"{card.score[1]:.4f}",
                      "rescored" if entry.rescored else "self-consistent", sparkline(curve),
                      f"{card.ledger.own('tokens') / 1e6:,.2f}", f"{card.plan['parameters'] / 1e6:,.2f}",
                      f"{100 * card.ledger.fraction:.1f}%", card.plan["device"]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Callable, Iterable, NamedTuple, Optional
 
@@ -19,6 +20,7 @@ class Class(NamedTuple):
     """What can be ranked together."""
 
     budget: str     # amount and unit, or on which hardware for how long
+    amount: float   # exactly: 180.04 s are shown as 3m00.0s, too, and are more
     metric: str
     text: str       # xxh3-128 of the held-out text
     measured: str   # how much of it, and read how
@@ -37,6 +39,7 @@ class Entry:
     reasons: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     rescored: bool = False
+    rivals: list[str] = field(default_factory=list)  # other authors who handed in the same run
 
     @property
     def name(self) -> str:
@@ -44,7 +47,15 @@ class Entry:
 
     @property
     def by(self) -> str:
-        return f" by {self.card.author}" if self.card and self.card.author else ""
+        return _by(self.author)
+
+    @property
+    def author(self) -> str:
+        """Who made the run, as the cards say; all of them, where several claim it."""
+        if self.card is None or not self.rivals:
+            return self.card.author if self.card else ""
+        names = sorted({author or "nobody named" for author in (self.card.author, *self.rivals)})
+        return f"{' or '.join(names)} (disputed)"
 
     @property
     def accepted(self) -> bool:
@@ -89,10 +100,12 @@ def judge(paths: Iterable[Path], *, same_code: bool = False, rescore: Optional[C
             (entry.reasons if same_code else entry.notes).append(told)
         if entry.card.rows("end")[-1]["progress"] != 1.0:
             entry.notes.append("its budget ended before its schedule did")
+        if len(entry.card.rows("validation")) < 2:  # train.validate_every allows it, so it is no reason to reject
+            entry.notes.append("no two validations on the way: without its weights, nothing supports its score")
         if rescore is not None and entry.accepted:
             say(f"{path.name}: measuring its score again")
             if (found := rescore(entry.card)) is None:
-                entry.notes.append("weights not at hand")
+                entry.notes.append("weights and tokenizer not at hand")
             entry.reasons += found or []
             entry.rescored = found == []
     _refuse_copies([entry for entry in entries if entry.accepted])
@@ -118,7 +131,7 @@ def class_of(card: Card) -> Class:
         hidden = f", {config.evaluate.mask_rate:g} of it hidden" if config.objective.type == "masked" else ""
         metric = f"{config.objective.type} loss{hidden}"
         measured += f", {held_out['tokens']:,} tokens, tokenizer {card.body['data']['tokenizer_sha256'][:12]}"
-    return Class(amount, metric, text, measured)
+    return Class(amount, budget.amount, metric, text, measured)
 
 
 def standings(entries: Iterable[Entry]) -> dict[Class, list[Entry]]:
@@ -132,9 +145,10 @@ def standings(entries: Iterable[Entry]) -> dict[Class, list[Entry]]:
 
 
 def _refuse_copies(entries: list[Entry]) -> None:
-    """The same run twice, under whatever names and ids. The card written first stays."""
+    """The same run twice, under whatever names and ids. One card stays: one whose score was measured again, else the one that
+    says it was written first. That date is its author's word, so where authors differ the run stays in the name of both."""
     seen: dict[str, Entry] = {}
-    for entry in sorted(entries, key=lambda entry: (entry.card.body["made"], str(entry.path))):
+    for entry in sorted(entries, key=lambda entry: (not entry.rescored, _made(entry.card), str(entry.path))):
         first = next((seen[mark] for mark in _marks(entry.card) if mark in seen), None)
         if first is None:
             for mark in _marks(entry.card):
@@ -143,7 +157,19 @@ def _refuse_copies(entries: list[Entry]) -> None:
             if twin is not entry:
                 _twins(twin, entry)
         else:
-            entry.reasons.append(f"the same run as {first.path.name} ({first.name}{first.by}), which was written first")
+            entry.reasons.append(f"the same run as {first.path.name} ({first.name}{_by(first.card.author)}), which is ranked")
+            if entry.card.author != first.card.author:
+                first.rivals.append(entry.card.author)
+                first.notes.append(f"handed in as {entry.path.name}, too{_by(entry.card.author)}: no card proves whose run it "
+                                   "is; have both show the run's folder")
+
+
+def _by(author: str) -> str:
+    return f" by {author}" if author else ""
+
+
+def _made(card: Card) -> datetime:
+    return datetime.fromisoformat(card.body["made"])
 
 
 def _twins(first: Entry, entry: Entry) -> None:

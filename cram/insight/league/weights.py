@@ -1,7 +1,8 @@
 """The weights beside a card, with the text they were scored on; and the score measured again.
 
 One safetensors file: the model's tensors, and as bytes the packed held-out text, so that a teacher needs nothing else. The
-text has to have the hashes that the card's data stage named, which the run's id rests on.
+text has to have the hashes that the card's data stage named, which the run's id rests on; and the packed tokens have to be what
+the tokenizer, which lies there too, makes of it, or an easier text could be scored under the hash of the contest's.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
+import numpy as np
 import xxhash
 
 from cram.errors import CramError
@@ -20,6 +22,7 @@ from data_prep.errors import DataError
 from data_prep.files import file_hash, replace_durably
 
 FILE, MODEL = "file:", "model:"
+TOKENIZER = "tokenizer.json"
 TIED = "head.weight"  # where the model is tied, the embedding once more
 SHAPE = ("depth", "window", "rope_base")
 TOLERANCE = 1e-3  # relative: another device adds in another order
@@ -28,7 +31,6 @@ BATCH_TOKENS = {"cpu": 2048, "cuda": 32768}
 
 def write_package(folder: Path, path: Path) -> dict[str, str]:
     """Write the weights and held-out text of the run in ``folder``; what the card says of the file."""
-    import numpy as np
     import torch
     from safetensors.torch import save
 
@@ -36,7 +38,7 @@ def write_package(folder: Path, path: Path) -> dict[str, str]:
     model = load_model(folder / "pretrain")
     tensors = {MODEL + name: tensor.detach().clone().contiguous() for name, tensor in model.state_dict().items()
                if not (name == TIED and model.config.tied)}
-    for source in held_out_files(folder / "data"):
+    for source in [*held_out_files(folder / "data"), folder / "tokenizer" / TOKENIZER]:
         tensors[FILE + source.name] = torch.from_numpy(np.frombuffer(source.read_bytes(), dtype=np.uint8).copy())
     shape = json.dumps({name: getattr(model, name) for name in SHAPE} | {"vocab_size": model.vocab_size})
     replace_durably(path, content := save(tensors, metadata={"shape": shape}))
@@ -69,8 +71,9 @@ def run_of(card: Card, runs: Path) -> Optional[Path]:
     return None
 
 
-def rescore_package(card: Card, path: Path) -> list[str]:
-    """Score the weights in the package; reasons why the card's score is not theirs."""
+def rescore_package(card: Card, path: Path) -> Optional[list[str]]:
+    """Score the weights in the package; reasons why the card's score is not theirs. None: an older package, without the
+    tokenizer, of which nobody can say what text its tokens are."""
     from safetensors import SafetensorError, safe_open
 
     told = card.body["weights"]["package"]
@@ -81,14 +84,16 @@ def rescore_package(card: Card, path: Path) -> list[str]:
     try:
         with tempfile.TemporaryDirectory(prefix="cram-league-") as work, safe_open(path, "pt") as opened:
             shape = json.loads(opened.metadata()["shape"])
+            if FILE + TOKENIZER not in opened.keys():
+                return None
             for name in [name for name in opened.keys() if name.startswith(FILE)]:
                 inside, content = name.removeprefix(FILE), opened.get_tensor(name).numpy().tobytes()
-                if xxhash.xxh3_128(content).hexdigest() != listed.get(inside, {}).get("xxh3_128"):
+                if inside != TOKENIZER and xxhash.xxh3_128(content).hexdigest() != listed.get(inside, {}).get("xxh3_128"):
                     return [f"{path.name}: its {inside} is not the held-out text that the run's data names"]
                 (Path(work) / Path(inside).name).write_bytes(content)
             model = _build(card, shape, {name.removeprefix(MODEL): opened.get_tensor(name) for name in opened.keys()
                                          if name.startswith(MODEL)})
-            return differences(card, measure(card, model, Path(work)))
+            return other_text(card, Path(work), Path(work) / TOKENIZER) or differences(card, measure(card, model, Path(work)))
     except (SafetensorError, CramError, DataError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         return [f"{path.name}: not the weights and text of this run ({str(error).splitlines()[0]})"]
 
@@ -108,9 +113,34 @@ def rescore_run(card: Card, folder: Path) -> list[str]:
         if not source.is_file() or file_hash(source) != listed.get(source.name, {}).get("xxh3_128"):
             return [f"{source}: not the held-out text that the run's data names"]
     try:
-        return differences(card, measure(card, load_model(folder / "pretrain"), folder / "data"))
-    except (CramError, DataError) as error:
+        return (other_text(card, folder / "data", folder / "tokenizer" / TOKENIZER)
+                or differences(card, measure(card, load_model(folder / "pretrain"), folder / "data")))
+    except (CramError, DataError, OSError, KeyError, ValueError) as error:
         return [f"{folder}: cannot be scored again ({error})"]
+
+
+def other_text(card: Card, data: Path, tokenizer: Path) -> list[str]:
+    """Reasons why the packed tokens in ``data`` are not those of its ``validation.jsonl``, by the tokenizer in that file."""
+    from tokenizers import Tokenizer
+
+    from data_prep.encode import Encoder
+    from data_prep.shards import Shards
+
+    serialised, shards = tokenizer.read_bytes(), Shards(data, "validation", verify=True)
+    named = {shards.manifest["tokenizer_sha256"], card.body["data"]["tokenizer_sha256"]}
+    if named != {hashlib.sha256(serialised).hexdigest()}:
+        return [f"{tokenizer.name}: not the tokenizer that card and data name (another sha256)"]
+    loaded = Tokenizer.from_buffer(serialised)
+    loaded.encode_special_tokens = True
+    texts = [json.loads(line)["text"] for line in (data / "validation.jsonl").read_bytes().split(b"\n") if line]
+    ids, counts = Encoder(loaded, "unigram").encode(texts)
+    if len(texts) != shards.n_documents or [len(text.encode()) for text in texts] != shards.document_bytes.tolist():
+        return ["its held-out text is not the one that its tokens were counted for"]
+    ends = counts.cumsum()
+    for number, (start, end) in enumerate(zip(ends - counts, ends)):
+        if not np.array_equal(shards.read_document(number)[1:-1], ids[start:end]):  # without [CLS] and [SEP]
+            return [f"the tokens of held-out document {number} are not what its tokenizer makes of the text"]
+    return []
 
 
 def measure(card: Card, model: Any, data: Path) -> dict[str, dict]:

@@ -59,7 +59,8 @@ def rollbacks(asked: Asked) -> Verdict:
 def skips_before_rollback(asked: Asked) -> Verdict:
     """lab2.2: after how many steps skipped in a row it goes back."""
     return number(asked, open_run(asked.made("nan")).config.train.skip_limit,
-                  "train.skip_limit of this run: cram config lessons/explode, or config.json in its folder", 0.001)
+                  "train.skip_limit of runs/lessons/nan, in pretrain/config.json there or by: cram config lessons/tiny "
+                  "(lessons/explode has one of its own)", 0.001)
 
 
 def calmed(asked: Asked) -> Verdict:

@@ -10,6 +10,7 @@ from cram.errors import CramError
 from cram.insight.lesson.judge import Asked, Verdict, compared, number, only_differs, read, yes_no
 from cram.insight.run import open_run
 
+SEEDS = 0.003  # bits per byte: twice the standard deviation over the seeds of lesson 7
 RATES = ("optimizer.lr", "optimizer.embedding_lr", "optimizer.muon_lr")
 
 
@@ -52,8 +53,11 @@ def better_adamw(asked: Asked) -> Verdict:
     if (key := only_differs(mine, theirs, RATES)) is not None:
         return Verdict(False, f"{key} differs from runs/lessons/adamw, too; only rates ({', '.join(RATES)}) may")
     gain = theirs.score[1] - mine.score[1]
-    return compared(gain > 0, f"{gain:.4f} {mine.score[0]} less than runs/lessons/adamw",
-                    f"{-gain:.4f} {mine.score[0]} more than runs/lessons/adamw; try a rate several times as large, or as small")
+    told = f"{abs(gain):.4f} {mine.score[0]} {'less' if gain > 0 else 'more'} than runs/lessons/adamw"
+    if abs(gain) < SEEDS:
+        return Verdict(False, f"{told}: no more than another seed changes it (lesson 7); try a rate several times as large, or "
+                       "as small")
+    return compared(gain > 0, told, f"{told}; try a rate several times as large, or as small")
 
 
 def moments(asked: Asked) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -25,7 +26,9 @@ class Asked(NamedTuple):
     runs: Path
 
     def number(self) -> float:
-        """The answer as a number: 12, 1,024, 3.5%, 2e5."""
+        """The answer as a number: 12, 1,024, 3.5%, 2e5. CramError for 44,7: taken as 447 it would be judged as another."""
+        if "," in self.answer and not re.fullmatch(r"[-+]?[1-9]\d{0,2}(,\d{3})+(\.\d*)?%?", self.answer.strip()):
+            raise CramError(f"the answer is a number with a point before its fraction, such as 44.7, not {self.answer!r}")
         try:
             value = float(self.answer.replace(",", "").replace("_", "").removesuffix("%"))
         except ValueError:

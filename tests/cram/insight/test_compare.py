@@ -126,6 +126,15 @@ def test_any_name_can_be_drawn_and_shown(steps):
     assert compare_lines([steps, odd], [])
 
 
+@pytest.mark.parametrize("gone", ["stages", "scores", "data"])
+def test_a_card_without_what_is_compared_is_refused(gone, tmp_path):
+    card = dict(body("steps"))
+    del card[gone]
+    write_card(tmp_path / "some.card.json", card)
+    with pytest.raises(CramError, match="not a whole card"):
+        open_side(str(tmp_path / "some.card.json"))
+
+
 @pytest.mark.parametrize("name, metric", [("demo", "masked loss, nats"), ("demo_gpt", "bits per byte")])
 def test_what_is_shipped_as_expected_is_whole(name, metric):
     side = open_side(str(SHIPPED / f"{name}.json"))

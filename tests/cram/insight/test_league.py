@@ -8,11 +8,10 @@ import pytest
 
 from cram.cli import main
 from cram.errors import CramError
-from cram.insight.league import weights
 from cram.insight.league.card import read_card, write_card
 from cram.insight.league.make import make_card
 from cram.insight.league.page import league_blocks, league_lines, sparkline
-from cram.insight.league.standings import find_cards, judge, standings
+from cram.insight.league.standings import class_of, find_cards, judge, standings
 from cram.report_page import to_html
 from tests.cram.insight.league_runs import Forgery, body, runs
 
@@ -52,6 +51,39 @@ def test_the_same_run_under_two_names_is_ranked_once(cards):
     assert sum(not entry.accepted for entry in entries.values()) == 2
     assert "the same run as clock.card.json (clock by Ada)" in entries["copy.card.json"].reasons[0]
     assert "the same run as steps.card.json (steps by Ada)" in entries["mallory.card.json"].reasons[0]
+
+
+def test_who_dates_a_stolen_card_back_does_not_get_the_run(cards):
+    forged = Forgery("steps")
+    forged.body |= {"author": "Mallory", "name": "mine", "made": forged.rows[-1]["at"]}
+    forged.write(cards / "mallory.card.json")
+    entries = judge(find_cards([cards]), say=quiet)
+    lines = "\n".join(league_lines(entries))
+    assert "mine by Ada or Mallory (disputed)" in lines and "show the run's folder" in lines
+    assert sum(not entry.accepted for entry in entries) == 1
+    again = judge(find_cards([cards]), say=quiet, rescore=lambda card: [] if card.path.name == "steps.card.json" else None)
+    assert "steps by Ada or Mallory (disputed)  rescored" in "\n".join(league_lines(again))
+
+
+def test_a_score_without_a_curve_is_marked(tmp_path):
+    forged = Forgery("steps")
+    forged.set("train.validate_every", 1.0)
+    forged.metrics = [row for row in forged.metrics if row["kind"] != "validation"]
+    [entry] = judge([forged.write(tmp_path / "blind.card.json")], say=quiet)
+    assert entry.accepted and "nothing supports its score" in "; ".join(entry.notes)
+    [honest] = judge([Forgery.honest("steps")], say=quiet)
+    assert "nothing supports" not in "; ".join(honest.notes)
+
+
+def test_a_budget_that_only_looks_the_same_is_another_class(cards):
+    forged = Forgery("clock")
+    forged.set("budget", "8.04s")
+    forged.body["budget"] = forged.rows[0]["budget"] = "8.04s"
+    forged.write(cards / "larger.card.json")
+    entries = {entry.path.name: entry for entry in judge([cards / "larger.card.json", cards / "steps.card.json"], say=quiet)}
+    theirs = class_of(read_card(cards / "clock.card.json"))
+    ours = class_of(entries["larger.card.json"].card)
+    assert entries["larger.card.json"].accepted and ours.budget == theirs.budget and ours != theirs
 
 
 def test_the_same_losses_from_another_configuration_are_a_copy(cards):
@@ -94,50 +126,6 @@ def test_other_code_is_marked_or_rejected(cards):
     assert entry.accepted and entry.notes == ["made with other code than the league's: cram/train.py"]
     [entry] = judge([path], same_code=True, say=quiet)
     assert entry.reasons == ["made with other code than the league's: cram/train.py"]
-
-
-@pytest.fixture(scope="module")
-def packaged(tmp_path_factory):
-    """A folder with the card of ``causal`` and its weights; and the card's body."""
-    folder, card = tmp_path_factory.mktemp("packaged"), json.loads(json.dumps(body("causal")))
-    card["weights"]["package"] = weights.write_package(runs() / "causal", folder / "causal.safetensors")
-    write_card(folder / "causal.card.json", card)
-    return folder, card
-
-
-def test_a_score_measured_again_holds(packaged):
-    folder, _ = packaged
-    card = read_card(folder / "causal.card.json")
-    assert weights.rescore_package(card, weights.package_of(card)) == []
-    assert weights.run_of(card, runs()) == runs() / "causal"
-    assert weights.rescore_run(card, runs() / "causal") == []
-
-
-def test_a_lie_too_small_for_the_curve_is_found_by_the_weights(packaged, tmp_path):
-    folder, signed = packaged
-    forged = Forgery("causal")
-    forged.body["weights"] = signed["weights"]
-    scores = forged.body["scores"]
-    for name in ("loss", "bits_per_byte"):
-        scores["held_out"][name] *= 0.97
-    scores["gain_over_unigram"] = 1 - scores["held_out"]["loss"] / scores["baselines"]["unigram"]["loss"]
-    path = forged.write(tmp_path / "lie.card.json")
-    shutil.copy(folder / "causal.safetensors", tmp_path)
-    [alone] = judge([path], say=quiet)
-    assert alone.accepted  # a card alone cannot tell
-    [entry] = judge([path], rescore=lambda card: weights.rescore_package(card, weights.package_of(card)), say=quiet)
-    assert not entry.accepted and "measured again: score loss" in entry.reasons[0]
-
-
-def test_weights_of_another_run_are_found(packaged, tmp_path):
-    folder, signed = packaged
-    forged = Forgery("causal")
-    forged.body["weights"]["package"] = weights.write_package(runs() / "steps", tmp_path / "causal.safetensors")
-    card = read_card(forged.write(tmp_path / "causal.card.json"))
-    assert weights.rescore_package(card, weights.package_of(card))
-    shutil.copy(folder / "causal.safetensors", tmp_path / "causal.safetensors")
-    assert "another sha256" in weights.rescore_package(card, weights.package_of(card))[0]
-    assert "another sha256" in weights.rescore_run(read_card(Forgery.honest("steps")), runs() / "other")[0]
 
 
 def test_the_page_names_every_card_and_asks_nothing_of_the_network(cards):
@@ -191,6 +179,14 @@ def test_files_that_are_not_those_of_the_stages_get_no_card(copied):
     shutil.rmtree(copied / "evaluate")
     with pytest.raises(CramError, match="not the complete result of a stage"):
         make_card(copied)
+
+
+def test_a_name_that_no_league_takes_is_refused_before_anything_is_written(tmp_path):
+    out = tmp_path / "steps.card.json"
+    assert main(["submit", str(runs() / "steps"), "--out", str(out)]) == 0
+    before = out.read_bytes()
+    assert main(["submit", str(runs() / "steps"), "--out", str(out), "--author", "Eve\n1  0.0001"]) == 2
+    assert out.read_bytes() == before
 
 
 def test_an_unfinished_run_gets_no_card(copied):

@@ -245,6 +245,19 @@ def loss_below_all_training(forged):
     scores["gain_over_unigram"] = 1 - scores["held_out"]["loss"] / scores["baselines"]["unigram"]["loss"]
 
 
+def validations_removed(forged):  # a score without a curve to hold it against
+    forged.metrics = [row for row in forged.metrics if row["kind"] != "validation"]
+
+
+def end_of_training_removed(forged):
+    forged.metrics = [row for row in forged.metrics if row["kind"] != "train" or row["progress"] < 0.9]
+
+
+def losses_removed(forged):
+    for row in forged.train()[-3:]:
+        row["loss"] = None
+
+
 SIGNED = [
     ("steps", better_score, "validations on the way lead to"), ("clock", better_score_and_gain_forgotten, "gain over"),
     ("causal", better_bits, "bits per byte are not"), ("clock", impossible_accuracy, "no whole number"),
@@ -273,6 +286,8 @@ SIGNED = [
     ("clock", weights_of_another_step, "ends at different steps"), ("clock", weights_not_sealed, "weights are not those"),
     ("clock", record_that_ends_early, "record of progress ends"), ("clock", other_hardware, "other hardware"),
     ("clock", written_before_the_run, "before its run ended"),
+    ("steps", validations_removed, "0 validations, where 9 are due"),
+    ("steps", end_of_training_removed, "that of step 75 was removed"), ("steps", losses_removed, "though no step was skipped"),
 ]
 
 

@@ -29,6 +29,9 @@ CARELESS = {
     "field of another kind": (lambda card: card["scores"].update(held_out=3), True, "missing or of the wrong kind"),
     "no ledger": (lambda card: card.pop("ledger"), True, "not a whole card"),
     "an absurd model": (lambda card: card["config"]["model"].update(layers=10**9), True, "no model of a card is as large"),
+    "a line of standings in a name": (lambda card: card.update(author="Eve\n   1  0.0001  Eve"), True, "cannot be printed"),
+    "a terminal's command in a name": (lambda card: card.update(name="\x1b[2J"), True, "cannot be printed"),
+    "no name": (lambda card: card.update(name=" "), True, "is empty"),
     "no card": (lambda card: card.pop("cram_card"), True, "not a card"),
 }
 

@@ -160,6 +160,9 @@ def test_answers_that_are_none_are_refused():
             Asked(answer, None).number()
     with pytest.raises(CramError, match="yes or no"):
         yes_no(Asked("perhaps", None), True, "how")
+    for answer in ("44,7", "0,135", "1,5%"):  # a comma before the fraction, as half of the world writes it
+        with pytest.raises(CramError, match="a point before its fraction"):
+            Asked(answer, None).number()
     assert Asked("1,024", None).number() == 1024 and Asked("12.5%", None).number() == 12.5
     assert yes_no(Asked("No", None), False, "how").right and not yes_no(Asked("yes", None), False, "how").right
 
