@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from datetime import datetime, timedelta, timezone
 from typing import Callable, Iterator, Optional
 
@@ -71,6 +72,8 @@ def check_custody(card: Card) -> Iterator[str]:
     sealed = files.get(f"checkpoints/step-{step:08d}/state.pt")
     if sealed is None or sealed["xxh3_128"] != card.body["weights"]["xxh3_128"]:
         yield f"the weights are not those that the pretrain stage sealed at step {step}"
+    if not re.fullmatch("[0-9a-f]{64}", card.body["data"]["tokenizer_sha256"]):
+        yield "what it names as the tokenizer's is no SHA-256"
 
 
 def check_dates(card: Card) -> Iterator[str]:

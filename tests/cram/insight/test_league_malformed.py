@@ -33,6 +33,8 @@ CARELESS = {
     "a terminal's command in a name": (lambda card: card.update(name="\x1b[2J"), True, "cannot be printed"),
     "no name": (lambda card: card.update(name=" "), True, "is empty"),
     "no card": (lambda card: card.pop("cram_card"), True, "not a card"),
+    "a tokenizer in a list": (lambda card: card["data"].update(tokenizer_sha256=[1]), True, "of the wrong kind"),
+    "a tokenizer of another kind": (lambda card: card["data"].update(tokenizer_sha256="x"), True, "no SHA-256"),
 }
 
 
