@@ -107,7 +107,7 @@ class Telemetry:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder, self._config, self._print_every, self._say = folder, config, print_every, say
+        self._config, self._print_every, self._say = config, print_every, say
         self._latest: dict[str, float] = {}
         self._bar = None
         self._said_at: float | None = None
@@ -154,15 +154,13 @@ class Telemetry:
         self._record("resume", row)
 
     def end(self, row: dict) -> None:
-        """The last step was taken and the ledger closed; hparams, final numbers and the account go to TensorBoard."""
+        """The last step was taken; hparams and final numbers go to TensorBoard."""
         self._record("end", row)
         hparams = {name: value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
                    for name, value in _flatten(self._config).items() if name.split(".")[0] in HPARAMS}
         final = {f"final/{tag.replace('/', '_')}": value for tag, value in self._latest.items()}
         # run_name ".": the default would open a second, time-stamped run
         self._by_step.add_hparams(hparams, final, run_name=".", global_step=row["step"])
-        if (self._folder / "ledger.jsonl").is_file():
-            self._draw_account(row["step"])
 
     def progress(self, *, fraction: float, left: str, loss: float, tokens_per_second: float, eta: float) -> None:
         """How far the run is. A bar on a terminal; else one plain line every ``print_every`` seconds.
@@ -212,16 +210,6 @@ class Telemetry:
             self._by_step.add_text("sample", shown, row["step"], wall)
         elif kind == "plan":
             self._by_step.add_text("plan", _table({k: v for k, v in row.items() if k not in ("kind", "time")}), 0, wall)
-
-    def _draw_account(self, step: int) -> None:
-        """Where the budget went, as a picture: by the ledger, which is closed by now, so this costs nothing of it."""
-        from matplotlib.figure import Figure
-
-        from cram.audit import read_ledger
-        from cram.report_figures import plot_account
-        figure = Figure(figsize=(7, 1.8), layout="constrained")
-        plot_account(figure, read_ledger(self._folder / "ledger.jsonl").account)
-        self._by_step.add_figure("budget/account", figure, step)
 
     def _flush(self) -> None:
         self._by_step.flush()

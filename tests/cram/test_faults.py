@@ -88,6 +88,7 @@ def test_bytes_are_counted():
     a = {"w": torch.tensor([1.0, float("nan")]), "list": [1, {"x": None}], "pace": 1, "flag": torch.tensor(True)}
     same = {"w": torch.tensor([1.0, float("nan")]), "list": [1, {"x": None}], "pace": 2, "flag": torch.tensor(True)}
     assert state_bytes_lost(a, same) == 0
+    assert state_bytes_lost({**a, "guard": {"unread": torch.zeros(5)}}, {**same, "guard": {"unread": torch.zeros(0)}}) == 0
     assert state_bytes_lost(a, {**same, "w": torch.tensor([1.0, 2.0])}) in (1, 2, 3, 4)
     for change in ({"w": torch.tensor([1.0])}, {"list": [1]}, {"list": [1, {"x": 0}]}, {"flag": torch.tensor(False)},
                    {"more": 1}):

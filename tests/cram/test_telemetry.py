@@ -173,17 +173,3 @@ def test_a_terminal_gets_one_bar(tmp_path, monkeypatch, capsys):
 def test_reading_metrics_needs_neither_torch_nor_tensorboard():
     code = "import sys, cram.telemetry; sys.exit(any(m in sys.modules for m in ('torch', 'tensorboard', 'tqdm')))"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-
-
-def test_the_account_of_a_closed_ledger_is_drawn(tmp_path):
-    now = [0.0]
-    ledger = Ledger(tmp_path / "ledger.jsonl", Budget.parse("100s"), "run", heartbeat=3600.0, clock=lambda: now[0])
-    telemetry, _ = open_telemetry(tmp_path)
-    with ledger.account("steps"):
-        now[0] = 9.0
-    ledger.close("finished")
-    telemetry.train(train_row(1, 9.0))
-    telemetry.end({"step": 1, "progress": 1.0, "spent": 9.0, "reason": "budget"})
-    telemetry.close()
-    [picture] = EventAccumulator(str(tmp_path / "tensorboard")).Reload().Images("budget/account")
-    assert picture.step == 1 and picture.encoded_image_string.startswith(b"\x89PNG")

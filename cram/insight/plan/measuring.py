@@ -141,8 +141,9 @@ def _steps(learner: Learner, config, shapes: list[Shape], rows: int, micro_token
 
 
 def typical(values: list[float]) -> float:
-    """Their mean without the slowest tenth: what a run pays on the average, had nothing else held it up for long."""
-    kept = sorted(values)[:max(1, math.ceil(0.9 * len(values)))]
+    """Their mean without the slowest fiftieth: what a run pays on the average, small delays included, had nothing held it up
+    for long."""
+    kept = sorted(values)[:max(1, math.floor(0.98 * len(values)))]
     return sum(kept) / len(kept)
 
 

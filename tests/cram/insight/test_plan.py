@@ -125,8 +125,9 @@ def test_measured_costs_are_what_the_clock_says(tmp_path):
     assert found.steps >= 12 and list(tmp_path.iterdir()) == []  # what it wrote is gone
 
 
-def test_typical_leaves_the_slowest_tenth_out():
+def test_typical_leaves_the_slowest_fiftieth_out():
     assert typical([1.0] * 9 + [100.0]) == 1.0 and typical([2.0]) == 2.0
+    assert typical([1.0] * 90 + [2.0] * 8 + [500.0] * 2) == pytest.approx((90 + 16) / 98)
 
 
 def test_a_model_that_does_not_fit_is_refused(monkeypatch):
