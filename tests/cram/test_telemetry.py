@@ -10,9 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from cram.budget import Budget
 from cram.errors import CramError
-from cram.ledger import Ledger
 from cram.telemetry import TAGS, Telemetry, read_metrics
 
 CONFIG = {"name": "t", "train": {"lr": 1e-3, "flag": True, "none": None, "list": ["a|b"]},
