@@ -32,7 +32,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
                                                                             f"(default {SECONDS:g})")
     parser.add_argument("--fit", type=Path, metavar="FILE", help="JSON of cram scale to expect the loss by")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--check", action="store_true", help="plan, run and compare three sizes; writes a record")
+    parser.add_argument("--check", action="store_true", help="plan, run and compare three sizes, three times; writes a record")
     parser.add_argument("--out", type=Path, metavar="DIR", help="--check: folder of the record (default: bench)")
     options = parser.parse_intermixed_args(arguments)
     if options.gpu is not None and (options.measure or options.check):

@@ -271,19 +271,30 @@ def test_refusals_are_one_line(cram, arguments, told):
     assert found.code == 2 and told in found.err and found.err.count("\n") == 1
 
 
+def rows_of_a_check(foreseen, ledger=100):
+    facts = {"size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "seconds": 1.0, "share": 1.0}
+    off = foreseen / ledger - 1
+    return [facts | {"what": "foreseen", "tokens": foreseen, "off": off, "off_at_share": off},
+            facts | {"what": "ledger", "tokens": ledger}]
+
+
 def test_a_check_compares_with_the_ledger(monkeypatch, tmp_path):
-    """With a run and a measurement that are made up, errors are exactly those put in."""
+    """With runs and measurements that are made up, errors are exactly those put in, and the middle one of three rounds
+    counts."""
     monkeypatch.setattr(checking, "bring", lambda settings, stage: tmp_path)
-    made = iter([[{"what": "foreseen", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 105,
-                   "seconds": 1.0,
-                   "off": 0.05, "share": 1.0, "off_at_share": 0.05},
-                  {"what": "ledger", "size": "1x64", "kind": "time", "parameters": 1, "budget": "40s", "tokens": 100,
-                   "seconds": 1.0,
-                   "share": 1.0}]] * 2)
-    monkeypatch.setattr(checking, "run_case", lambda *arguments: next(made))
+    monkeypatch.setattr(checking, "make_cases", lambda *arguments: [checking.Case("1x64", (), "time", "40s")])
+    made = iter([105, 80, 130, 111, 112, 100])
+    monkeypatch.setattr(checking, "run_case", lambda *arguments: rows_of_a_check(next(made)))
     said = []
     assert checking.check([], 1.0, tmp_path, "cram plan --check", said.append, ("1x64",)) == 0
-    assert "2 were foreseen within 10%; on the average off by 5.0%" in said[-1] and (tmp_path / "plan_cpu.md").is_file()
+    assert "1 were foreseen within 10%; on the average off by 5.0%" in said[-1]
+    assert "+5.0% -20.0% +30.0%" in (tmp_path / "plan_cpu.md").read_text()
+    assert checking.check([], 1.0, tmp_path, "cram plan --check", said.append, ("1x64",)) == 1    # 11 in a hundred
+
+
+def test_a_round_that_failed_is_not_averaged_away(monkeypatch, tmp_path):
+    failed = [{"size": "1x64", "kind": "time", "what": "foreseen", "error": "no memory"}]
+    assert checking.medians([rows_of_a_check(100), failed, rows_of_a_check(100)]) == failed
 
 
 @pytest.mark.slow
