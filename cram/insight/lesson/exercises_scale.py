@@ -26,12 +26,12 @@ def predicted_loss(asked: Asked) -> Verdict:
 def tokens_to_match(asked: Asked) -> Verdict:
     """8.3: tokens with which the law of the lesson's own grid lets 1x32 reach the loss that 1x64 had at the largest budget."""
     record = read(asked.made("scaling") / "tiny.json")
-    floor, a, b, alpha, beta = record["fit"]["law"]
+    floor, a, b, alpha, beta, gamma = record["fit"]["law"]
     sizes = {size["name"]: size["n"] for size in record["sizes"]}
     if not {"1x32", "1x64"} <= set(sizes):
         raise CramError(f"{asked.runs / 'scaling'}: holds the sizes {', '.join(sizes)}; run the command of the lesson")
     n, loss = sizes["1x32"], max((row["tokens"], row["loss"]) for row in record["rows"] if row["size"] == "1x64")[1]
-    left = loss - floor - a / n ** alpha        # what the term of the tokens may still be
+    left = max(loss - floor, 0.0) ** (1 / gamma) - a / n ** alpha      # what the term of the tokens may still be
     how = ("set L(N, D) of the fit to that loss, with N of 1x32 (n in the record), and solve for D; never, where E and the "
            "term of N alone are more")
     if left <= 0 or asked.word() == "never":

@@ -54,10 +54,11 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
         ("section", "The law"),
         ("code", f"L(N, D) = {_law(known.law)}"),
         ("text", "L: held-out loss, nats a predicted token. N: parameters without the tables of embeddings and head (Kaplan "
-                 "et al. 2020). D: tokens trained on. Form and fit: Hoffmann et al. 2022, section 3.3 (Huber loss on "
-                 "logarithms, L-BFGS from a grid of starts). Intervals: 95% of a bootstrap of residuals; they say how well "
-                 "the numbers are known, not whether the form holds far outside."),
-        ("table", ["", "E", "A", "B", "alpha", "beta"], [
+                 "et al. 2020). D: tokens trained on. With gamma = 1 the form is that of Hoffmann et al. 2022, equation 2; with "
+                 "E = 0 and beta = 1 that of Kaplan et al.; the one between them: Busbridge et al. 2025. Fit: Hoffmann et al. "
+                 "2022, section 3.3 (Huber loss on logarithms, from a grid of starts). Intervals: 95% of a bootstrap of "
+                 "residuals; they say how well the numbers are known, not whether the form holds far outside."),
+        ("table", ["", "E", "A", "B", "alpha", "beta", "gamma"], [
             ["all runs", *(f"{value:.4g}" for value in vars(known.law).values())],
             ["95%", *("{:.3g} to {:.3g}".format(*known.interval(lambda law, name=name: getattr(law, name)))
                       for name in vars(known.law))]]),
@@ -97,7 +98,7 @@ def _title(record: dict[str, Any]) -> str:
 
 
 def _law(law: Law) -> str:
-    return f"{law.E:.3f} + {law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f}"
+    return f"{law.E:.3f} + ({law.A:.4g} / N^{law.alpha:.3f} + {law.B:.4g} / D^{law.beta:.3f})^{law.gamma:.3f}"
 
 
 def _advice(advice: dict[str, Any]) -> list[str]:

@@ -129,12 +129,12 @@ def test_evaluation(lesson):
 def test_scaling(lesson):
     done = lesson("8")
     record = json.loads((done.folder / "runs/lessons/scaling/tiny.json").read_text())
-    floor, a, b, alpha, beta = record["fit"]["law"]
+    floor, a, b, alpha, beta, gamma = record["fit"]["law"]
     n, loss = {size["name"]: size["n"] for size in record["sizes"]}["1x32"], done.find(r"1x64 48e3 tokens: loss ([\d.]+)")
     low, high = 1.0, 1e12     # halving an interval of the logarithm, instead of solving
     for _ in range(200):
         middle = (low * high) ** 0.5
-        low, high = (middle, high) if floor + a / n ** alpha + b / middle ** beta > loss else (low, middle)
+        low, high = (middle, high) if floor + (a / n ** alpha + b / middle ** beta) ** gamma > loss else (low, middle)
     right, wrong = ("never", 1e6) if high == 1e12 else (f"{low:.0f}", "never")
     done.judge("3", right, wrong, 48_000)
 

@@ -12,7 +12,7 @@ from cram.config import load
 from cram.errors import CramError
 from cram.insight.scale import grid
 from cram.insight.scale.advice import advise, errors, fit_rows, iso_flops
-from cram.insight.scale.law import Fit, Law, _huber, _log_loss, fit, parabola
+from cram.insight.scale.law import Fit, Law, _log_loss, fit, parabola
 from tests.cram.running import restore_torch  # noqa: F401
 
 LAW = Law(2.0, 60.0, 300.0, 0.4, 0.42)
@@ -43,16 +43,26 @@ def made_rows(law=LAW, flops_per_token=6.0, noise=0.0, tokens=TOKENS):
 # ---- the law
 
 
-@pytest.mark.parametrize("law", [LAW, Law(1.69, 406.4, 410.7, 0.34, 0.28), Law(3.0, 5.0, 2e4, 0.2, 0.8)])
+@pytest.mark.parametrize("law", [LAW, Law(1.69, 406.4, 410.7, 0.34, 0.28), Law(3.0, 5.0, 2e4, 0.2, 0.8),
+                                 Law(1.5, 30.0, 2000.0, 0.5, 0.6, 0.5)])
 def test_a_planted_law_is_found_exactly_without_noise(law):
     found = fit(*points(law), draws=2).law
     assert vars(found) == pytest.approx(vars(law), rel=0.01)
 
 
 def test_a_planted_law_is_found_in_noise():
+    """Its exponents, when they are those of Hoffmann et al.; gamma and the others give way to one another a little."""
     found = fit(*points(noise=0.002), draws=0).law
-    assert found.alpha == pytest.approx(0.4, abs=0.08) and found.beta == pytest.approx(0.42, abs=0.08)
-    assert found.E == pytest.approx(2.0, abs=0.2)
+    assert found.alpha == pytest.approx(0.4, abs=0.1) and found.beta == pytest.approx(0.42, abs=0.1)
+    assert found.gamma == pytest.approx(1.0, abs=0.15) and found.E == pytest.approx(2.0, abs=0.3)
+
+
+def test_a_small_model_that_data_no_longer_helps_needs_gamma():
+    """Planted with gamma = 0.5, the largest budget is foreseen at every size; by a sum of two terms it would not be."""
+    planted = Law(1.7, 530.0, 18000.0, 0.51, 0.61, 0.47)
+    known = fit(*points(planted, noise=0.001), draws=0)
+    for n in SIZES:
+        assert float(known.law.loss(n, 4e6)) == pytest.approx(planted.loss(n, 4e6), rel=0.01)
 
 
 def test_a_wild_run_hardly_moves_a_huber_fit():
@@ -81,22 +91,21 @@ def test_intervals_cover_what_they_promise():
     assert 15 <= hits
 
 
-@given(st.lists(st.floats(-2, 2), min_size=5, max_size=5))
+@given(st.lists(st.floats(-2, 2), min_size=5, max_size=5), st.floats(0.1, 2))
 @settings(deadline=None, max_examples=40)
-def test_the_gradient_is_that_of_the_objective(theta):
-    n, d, loss = points()
-    x, y, target = np.log(n), np.log(d), np.log(loss)
-    value, gradient = _log_loss(theta, x, y)
-    slope = gradient @ _huber(value - target)[1]
-    for part in range(5):
-        step = np.zeros(5)
+def test_the_gradient_is_that_of_the_law(theta, gamma):
+    n, d, _ = points()
+    theta, x, y = np.array([*theta, gamma]), np.log(n), np.log(d)
+    gradient = _log_loss(theta, x, y)[1]
+    for part in range(6):
+        step = np.zeros(6)
         step[part] = 1e-6
-        up, down = (_huber(_log_loss(np.add(theta, sign * step), x, y)[0] - target)[0] for sign in (1, -1))
-        assert slope[part] == pytest.approx((up - down) / 2e-6, rel=1e-3, abs=1e-7)
+        up, down = (_log_loss(theta + sign * step, x, y)[0] for sign in (1, -1))
+        assert np.allclose(gradient[part], (up - down) / 2e-6, rtol=1e-3, atol=1e-7)
 
 
 def test_too_few_points_are_refused():
-    with pytest.raises(CramError, match="do not determine the law's five parameters"):
+    with pytest.raises(CramError, match="do not determine the law's six parameters"):
         fit(*points(sizes=SIZES[:2]))
     with pytest.raises(CramError, match="at least three --sizes"):
         fit(*points(tokens=TOKENS[:2]))
