@@ -23,9 +23,9 @@ MEANT = {
             "paper counts. Two days of one recipe are no law: between them the column gives the line with both as its ends, "
             "beyond them only on which side. That recipe was tuned for this: it shows what a day has been worth to somebody, "
             "not what this study's recipe would score.",
-    "CORE": "CORE: mean centred accuracy over 22 tasks (Li et al. 2024, arXiv 2406.11794). The column is a straight line in log "
-            "FLOPs through these runs, with Student's interval of one more run, at the ends of the MFU range; beyond them it "
-            "says only on which side. Seven equal runs of theirs lay up to 0.016 apart. These recipes were tuned for this on "
+    "CORE": "CORE: mean centred accuracy over 22 tasks (Li et al. 2024, arXiv 2406.11794). The column is a straight line in "
+            "log FLOPs through these runs, with Student's interval of one more run, at the ends of the MFU range; beyond them "
+            "it says only on which side. Seven equal runs of theirs lay up to 0.016 apart. These recipes were tuned for this on "
             "web text, at rows of 2,048 tokens: they show what the compute has been worth to somebody, not what this study's "
             "recipe would score."}
 
@@ -86,9 +86,9 @@ def make_blocks(record: dict[str, Any], days: Sequence[Outlook], found: Sequence
                  "peak get one figure, whatever their memory."),
         ("text", _epochs(record, days)),
         ("section", "How wide, and why"),
-        ("text", "The interval draws three things together: the law's numbers (the bootstrap of its residuals; its part alone is in "
-                 "the table below), the MFU, and an allowance for the form of the law. For the last, the law was fitted again to "
-                 "the smaller budgets, and foresaw the larger ones:"),
+        ("text", "The interval draws three things together: the law's numbers (the bootstrap of its residuals; its part alone "
+                 "is in the table below), the MFU, and an allowance for the form of the law. For the last, the law was fitted "
+                 "again to the smaller budgets, and foresaw the larger ones:"),
         ("table", ["fitted to", "foreseen", "times the FLOPs", "mean error", "largest error"], list(_missed(found))),
         ("text", f"Errors of log loss grow by {given.rate * math.log(2):.1%} for each doubling of FLOPs (root mean square of "
                  "error over distance). The same rate is assumed of the whole way to the day, with Student's t of "
