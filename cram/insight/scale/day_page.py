@@ -24,10 +24,10 @@ MEANT = {
             "beyond them only on which side. That recipe was tuned for this: it shows what a day has been worth to somebody, "
             "not what this study's recipe would score.",
     "CORE": "CORE: mean centred accuracy over 22 tasks (Li et al. 2024, arXiv 2406.11794). The column is a straight line in "
-            "log FLOPs through these runs, with Student's interval of one more run, at the ends of the MFU range; beyond them "
-            "it says only on which side. Seven equal runs of theirs lay up to 0.016 apart. These recipes were tuned for this on "
-            "web text, at rows of 2,048 tokens: they show what the compute has been worth to somebody, not what this study's "
-            "recipe would score."}
+            "log FLOPs through these runs, with Student's interval of one more run, at the ends of the MFU range; beyond "
+            "them it says only on which side. Seven equal runs of theirs lay up to 0.016 apart. These recipes were tuned for "
+            "this on web text, at rows of 2,048 tokens: they show what the compute has been worth to somebody, not what this "
+            "study's recipe would score."}
 
 
 def write(path: Path, cards: Sequence[Card]) -> tuple[list[Path], list[Outlook]]:
