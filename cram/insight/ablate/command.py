@@ -104,10 +104,8 @@ def _log(options: argparse.Namespace, say: Say) -> int:
             or options.dry_run or options.jobs != 1:
         raise CramError("--log takes a folder of records and --out FILE, nothing else: it runs nothing")
     path, topics = write(options.log, options.out)
-    trials = sum(len(topic.trials) for topic in topics)
-    say(f"{trials} trial{'s' * (trials != 1)} of {len(topics)} question{'s' * (len(topics) != 1)}, "
-        f"{sum(topic.changed for topic in topics)} changes kept, {sum(topic.decision is None for topic in topics)} not decided")
-    say(f"log: {path}")
+    say(f"log: {path}; questions: {len(topics)}, trials: {sum(len(topic.trials) for topic in topics)}, changes kept: "
+        f"{sum(topic.changed for topic in topics)}, not decided: {sum(topic.decision is None for topic in topics)}")
     return 0
 
 

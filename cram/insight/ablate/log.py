@@ -24,10 +24,10 @@ from cram.report_page import to_html, to_markdown
 from data_prep.files import replace_durably
 
 NAME = "log.md"
-NOTE = ("Difference: from the baseline with the same seed, with Student's 95% interval; a verdict is given only where that leaves "
-        "out 0, so of twenty comparisons of equal things one is told apart by chance. Compute multiplier: so many times its "
-        "budget would the baseline need. tokens/s: times the baseline's with the same seed, the median over seeds, the least and "
-        "the most; where these lie far apart, the machine was busy, and they say nothing.")
+NOTE = ("Difference: from the baseline with the same seed, with Student's 95% interval; a verdict is given only where that "
+        "leaves out 0, so of twenty comparisons of equal things one is told apart by chance. Compute multiplier: so many times "
+        "its budget would the baseline need. tokens/s: times the baseline's with the same seed, the median over seeds, the "
+        "least and the most; where these lie far apart, the machine was busy, and they say nothing.")
 TOLD = {"better": "better", "worse": "worse", CANNOT_TELL: "cannot tell", "failed": "failed"}
 
 
@@ -204,7 +204,7 @@ def _topic(topic: Topic, beside: Path) -> list[tuple]:
         kept = "nothing" if decision.kept is None else decision.kept
         if decision.kept is not None and not topic.changed:
             kept += ", the baseline"
-        why = f" {decision.why}" if decision.why else ""
+        why = f" Why: {decision.why.rstrip('.')}." if decision.why else ""
         made.append(("verdict", "good" if topic.changed else "bad", f"Kept: {kept}.{why}"))
     if len(topic.trials) > 1:
         made += _side_by_side(topic)

@@ -172,9 +172,9 @@ def interval(known: Fit, rows: Sequence[dict], size: grid.Size, flops: tuple[flo
     e, a, b, alpha, beta = laws[law_X].T
     loss_X = e + a / size.inner**alpha + b / (flops_X / size.flops_per_token) ** beta
     distance_X = np.maximum(np.log(flops_X / max(row["flops"] for row in rows)), 0.0)
-    loss_X = loss_X * np.exp(given.draw(distance_X, rng))
     best = min((row["loss"] for row in rows if row["flops"] <= flops[0]), default=math.inf)
-    low, high = np.quantile(np.minimum(loss_X, best), (0.025, 0.975))
+    log_loss_X = np.minimum(np.log(loss_X) + given.draw(distance_X, rng), math.log(best))
+    low, high = np.exp(np.quantile(log_loss_X, (0.025, 0.975)))
     return float(low), float(high), known.interval(lambda law: law.loss(size.inner, flops[1] / size.flops_per_token))
 
 
