@@ -91,8 +91,9 @@ def _day(options: argparse.Namespace, say: Callable[[str], None]) -> int:
     from cram.insight.scale import day, day_page
 
     if options.settings or options.sizes or options.budgets or options.recommend or options.render or options.tiny \
-            or options.dry_run:
-        raise CramError("--day takes a record and --gpu, nothing else; a study is run or rendered by a command of its own")
+            or options.dry_run or options.out != OUT:
+        raise CramError("--day takes a record, beside which its page goes, and --gpu, nothing else; a study is run or rendered "
+                        "by a command of its own")
     cards = [find_card(name) for name in dict.fromkeys(options.gpu or day.CARDS)]
     made, days = day_page.write(options.day, cards)
     for each in days:

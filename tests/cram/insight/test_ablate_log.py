@@ -142,7 +142,7 @@ def test_a_copy_of_a_record_is_no_second_trial(tmp_path):
     made = record("rate", {"plain": [0, 0, 0], "low": BETTER})
     put(tmp_path, made), put(tmp_path, made, stem="copy")
     topic, = read_topics(tmp_path)
-    assert len(topic.trials) == 1
+    assert len(topic.trials) == 1 and "- **0** negative" in page(tmp_path)
 
 
 def test_failed_runs_are_told(tmp_path):

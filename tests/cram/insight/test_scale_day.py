@@ -313,6 +313,7 @@ def test_a_bad_record_is_refused_in_one_line(record, family, tmp_path, capsys, m
 @pytest.mark.parametrize("arguments, told", [
     (["--day", "none.json"], "not a scaling study"), (["--gpu", "H100"], "--gpu names cards for --day"),
     (["--day", "none.json", "--tiny"], "nothing else"), (["--day", "none.json", "--gpu", "H10"], "did you mean"),
+    (["--day", "none.json", "--out", "elsewhere"], "beside which"),
     (["--day", "none.json", "--gpu", "H100", "train.threads=1"], "nothing else")])
 def test_a_wrong_command_is_refused_in_one_line(arguments, told, capsys):
     assert main(["scale", *arguments]) == 2
