@@ -20,9 +20,10 @@ from data_prep.files import replace_durably
 
 MEANT = {
     "GLUE": "GLUE: the cramming paper's average of nine numbers after a day, against the card's peak times the seconds, as the "
-            "paper counts. Two days of one recipe are no law: between them the column gives the line with both as its ends, "
-            "beyond them only on which side. That recipe was tuned for this: it shows what a day has been worth to somebody, "
-            "not what this study's recipe would score.",
+            "paper counts. The first two days below are of one recipe, and no law: between them the column gives the line with "
+            "both as its ends, beyond them only on which side. That recipe was tuned for this: it shows what a day has been "
+            "worth to somebody, not what this study's recipe would score. The other rows show what its losses went with, for "
+            "whoever trains on its text with its tokenizer of 32,768.",
     "CORE": "CORE: mean centred accuracy over 22 tasks (Li et al. 2024, arXiv 2406.11794). The column is a straight line in "
             "log FLOPs through these runs, with Student's interval of one more run, at the ends of the MFU range; beyond "
             "them it says only on which side. Seven equal runs of theirs lay up to 0.016 apart. These recipes were tuned for "
@@ -146,14 +147,14 @@ def _missed(found: Sequence[Miss]) -> Iterator[list[str]]:
 
 
 def _score_blocks(masked: bool) -> list[tuple]:
-    points = published.GLUE if masked else published.CORE
+    name, points = ("GLUE", (*published.GLUE, *published.BESIDE)) if masked else ("CORE", published.CORE)
     shared = ("Losses do not carry over: the runs below have other text and another tokenizer, and nats a token compare only "
               "where both are the same. What they share with these cards is compute, so that is the axis.")
-    told = MEANT["GLUE" if masked else "CORE"]
-    rows = [[f"{point.amount:.3g}", f"{point.score:g}", point.what, point.text, point.source] for point in points]
-    return [("text", f"{shared} {told}"),
-            ("table", ["peak FLOP/s x seconds" if masked else "training FLOPs", "GLUE" if masked else "CORE", "run", "text",
-                       "source"], rows)]
+    header = ["peak FLOP/s x seconds" if masked else "training FLOPs", name,
+              "its loss, nats" if masked else "its bits per byte", "run", "text", "source"]
+    rows = [["–" if point.amount is None else f"{point.amount:.3g}", f"{point.score:g}",
+             "–" if point.loss is None else f"{point.loss:g}", point.what, point.text, point.source] for point in points]
+    return [("text", f"{shared} {MEANT[name]}"), ("table", header, rows)]
 
 
 def _draw(record: dict[str, Any], days: Sequence[Outlook], path_X: Sequence[tuple[float, float, float, float]]) -> str:

@@ -16,11 +16,13 @@ from cram.bench.paired import STUDENT
 
 @dataclass(frozen=True)
 class Point:
-    """A published run. amount: training FLOPs (CORE), or the card's peak times the seconds (GLUE); score: a share (CORE) or
-    points (GLUE); text: what it learned from."""
+    """A published run. amount: training FLOPs (CORE), or the card's peak times the seconds (GLUE), None where it is not known;
+    score: a share (CORE) or points (GLUE); loss: as published, bits per byte of its own held-out text (CORE) or nats a hidden
+    token of its training text (GLUE); text: what it learned from."""
 
-    amount: float
+    amount: Optional[float]
     score: float
+    loss: Optional[float]
     what: str
     text: str
     source: str
@@ -30,20 +32,24 @@ class Point:
 # printed; of the others by nanochat's formula from size and tokens: 6 x matrix parameters + 12 x width x window of each layer.
 _LEADERBOARD = "karpathy/nanochat, dev/LEADERBOARD.md"
 CORE = (
-    Point(1.97e18, 0.159, "14 layers x 896, 1.7e9 tokens (throughput x time)", "ClimbMix",
+    Point(1.97e18, 0.159, 0.838, "14 layers x 896, 1.7e9 tokens (throughput x time)", "ClimbMix",
           "karpathy/nanochat, pull request 655"),
-    Point(1.03e19, 0.236, "20 layers x 1280, 3.48e9 tokens; 500 items a task", "ClimbMix",
+    Point(1.03e19, 0.236, 0.755, "20 layers x 1280, 3.48e9 tokens; 500 items a task", "ClimbMix",
           "huggingface.co/sumitkClasses/nanochat-d20-chat"),
-    Point(2.84e19, 0.2517, "24 layers x 1536, 5.84e9 tokens", "ClimbMix", "huggingface.co/ChrisMcCormick/decoderstack-d24"),
-    Point(2.84e19, 0.2626, "24 layers x 1536, 5.84e9 tokens, mean of 5", "ClimbMix", f"{_LEADERBOARD}, run 6"),
-    Point(3.4e19, 0.2571, "24 layers x 1536, 6.93e9 tokens, mean of 7", "ClimbMix", f"{_LEADERBOARD}, run 4"),
-    Point(4.33e19, 0.2585, "24 layers x 1536, 8.76e9 tokens", "FineWeb-Edu", f"{_LEADERBOARD}, run 1"))
+    Point(2.84e19, 0.2517, 0.719, "24 layers x 1536, 5.84e9 tokens", "ClimbMix",
+          "huggingface.co/ChrisMcCormick/decoderstack-d24"),
+    Point(2.84e19, 0.2626, 0.718, "24 layers x 1536, 5.84e9 tokens", "ClimbMix", f"{_LEADERBOARD}, run 6"),
+    Point(3.4e19, 0.2571, 0.7185, "24 layers x 1536, 6.93e9 tokens, mean of 7", "ClimbMix", f"{_LEADERBOARD}, run 4"),
+    Point(4.33e19, 0.2585, 0.7483, "24 layers x 1536, 8.76e9 tokens", "FineWeb-Edu", f"{_LEADERBOARD}, run 1"))
 
 # GLUE: the cramming paper's average of nine numbers, a day on one card by one protocol. Amount: peak x 86,400 s, as the paper
-# counts. The second version of its recipe; the first reached 78.6 on the A6000 (its model card).
+# counts. GLUE: of one recipe, its second version. BESIDE: others by that protocol, which say what its losses went with.
 _CRAMMING = "Geiping & Goldstein, arXiv 2212.14034, second version, quoted in JonasGeiping/cramming, issue 45"
-GLUE = (Point(7.6e18, 79.2, "RTX A4000, 24 h", "the Pile", _CRAMMING),
-        Point(1.34e19, 80.4, "RTX A6000, 24 h", "the Pile", _CRAMMING))
+GLUE = (Point(7.6e18, 79.2, None, "RTX A4000, 24 h", "the Pile", _CRAMMING),
+        Point(1.34e19, 80.4, None, "RTX A6000, 24 h", "the Pile", _CRAMMING))
+BESIDE = (Point(None, 80.3, 1.971, "RTX A5500, 24 h, the same recipe", "the Pile", "JonasGeiping/cramming, issue 45"),
+          Point(None, 73.0, 2.97, "A100, a run that went wrong", "the Pile", "JonasGeiping/cramming, issue 45"),
+          Point(4.6e18, 78.9, 2.3, "RTX 2080 Ti, 24 h, mean of 3", "the Pile", "He & Hofmann 2023, arXiv 2311.01906"))
 
 
 @dataclass(frozen=True)
