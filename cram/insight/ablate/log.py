@@ -226,7 +226,7 @@ def _side_by_side(topic: Topic) -> list[tuple]:
                          f"{TOLD[each.verdict]}, {show_gain([sign * gain for gain in each.gains])}")
         rows.append([arm, *cells, _holds(topic, arm)])
     return [("text", "Does it hold at the larger budget?"),
-            ("table", ["arm", *(trial.budget for trial in topic.trials), "it"], rows)]
+            ("table", ["arm", *(trial.budget for trial in topic.trials), "so it"], rows)]
 
 
 def _holds(topic: Topic, arm: str) -> str:

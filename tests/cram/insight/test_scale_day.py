@@ -13,7 +13,7 @@ from cram.cli import main
 from cram.config import load
 from cram.errors import CramError
 from cram.insight.plan.cards import CARDS, MFU
-from cram.insight.scale import day, day_page, grid, law as law_module, published
+from cram.insight.scale import day_page, grid, law as law_module, published
 from cram.insight.scale.day import Allowance, Miss, allowance, interval, misses, outlooks, path_to_the_day, recipe_config
 from cram.insight.scale.law import Fit, Law, fit
 
