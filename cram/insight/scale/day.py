@@ -157,7 +157,9 @@ def _best_that_fits(config, sizes: Sequence[grid.Size], card: Card, hours: float
         sized = grid.resized(config, size.settings)
         try:
             return size, of_card(sized, Outline(sized), card), refused
-        except CramError:
+        except CramError as error:
+            if not str(error).startswith("does not fit"):
+                raise
             refused.append(size.name)       # told as a remark
     raise CramError(f"--gpu {card.name}: no size of the family fits into its {card.memory / 1e9:.0f} GB")
 

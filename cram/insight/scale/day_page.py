@@ -46,8 +46,8 @@ def write(path: Path, cards: Sequence[Card]) -> tuple[list[Path], list[Outlook]]
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise CramError(f"{path}: damaged or not a whole study ({type(error).__name__}: {error}); run cram scale again, "
                         "finished runs are found") from error
-    stem = path.with_name(f"{path.stem}-day")
-    files = {stem.with_suffix(".md"): to_markdown(blocks), stem.with_suffix(".html"): to_html(blocks, _title(record))}
+    files = {path.with_name(f"{path.stem}-day.md"): to_markdown(blocks),
+             path.with_name(f"{path.stem}-day.html"): to_html(blocks, _title(record))}
     files |= {path.with_name(f"{block[1]}.svg"): block[2].replace(INK, "#888888") for block in blocks if block[0] == "figure"}
     for file, content in files.items():
         replace_durably(file, content.encode())

@@ -216,6 +216,12 @@ def test_the_size_is_the_best_of_those_that_fit(record, family):
         outlooks(record, family[:4], [replace(card, memory=10**5)], given)
 
 
+def test_what_a_card_cannot_compute_in_is_refused_not_taken_for_a_lack_of_memory(record, family):
+    made = record | {"recipe": record["recipe"] | {"train.precision": "bf16"}}
+    with pytest.raises(CramError, match="T4 has no bf16"):
+        outlooks(made, family, [CARDS["T4"]], NOTHING)
+
+
 def test_a_batch_too_small_for_a_card_is_remarked(record, family):
     day_of = outlooks(record, family, [CARDS["H100"]], Allowance(0.01, 8))[0]
     assert any("launching their kernels" in remark for remark in day_of.remarks)
@@ -270,17 +276,17 @@ def test_a_masked_study_is_told_in_glue(record, family):
 
 
 def test_the_command_writes_a_page_that_says_it_is_on_paper(record, tmp_path, capsys):
-    path = tmp_path / "study.json"
+    path = tmp_path / "study.v2.json"
     path.write_text(json.dumps(record))
     assert main(["scale", "--day", str(path), "--gpu", "h100", "rtx-4090"]) == 0
     told = capsys.readouterr().out
     assert "H100, 24 h" in told and "RTX 4090, 1 h" in told and "none of this was run" in told
-    text, html = (tmp_path / "study-day.md").read_text(), (tmp_path / "study-day.html").read_text()
+    text, html = (tmp_path / "study.v2-day.md").read_text(), (tmp_path / "study.v2-day.html").read_text()
     for wanted in ("On paper", "CORE", "each doubling", "epochs", "--gpu H100 'RTX 4090'", "nanochat", "data sheets"):
         assert wanted in text.replace("\\", "")
     assert "GLUE" not in text and str(tmp_path) not in text + html
     assert "<script" not in html and "src=" not in html and "url(http" not in html
-    assert (tmp_path / "study-day-path.svg").is_file()
+    assert (tmp_path / "study.v2-day-path.svg").is_file()
 
 
 def test_a_masked_page_and_text_of_unknown_length(record, family):
