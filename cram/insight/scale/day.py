@@ -6,6 +6,11 @@ the law erred where that can be seen: it is fitted again without the largest bud
 divided by how far away they lay in log FLOPs, give a rate; the same rate is assumed of the whole way (Student's t with as many
 degrees as runs were foreseen, since they are few). The loss is further taken to be no more than the best that was measured with
 fewer FLOPs.
+
+That is cautious where the form holds, and no proof against a bend that lies beyond the study. Of 12 simulated studies (4 sizes,
+5 budgets, noise of 0.5%, a day a million times beyond) the interval held the day's loss in 12 where the form was true, in 11
+and 12 where it lacked a term or an exponent, and in 9 where the truth was of the form of Kaplan et al. 2020 (equation 1.5); the
+bootstrap alone held it in 10, 8, 11 and 5. ``FORMS`` in ``tests/cram/insight/test_scale_day.py`` are these forms.
 """
 
 from __future__ import annotations

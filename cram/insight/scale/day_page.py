@@ -95,7 +95,8 @@ def make_blocks(record: dict[str, Any], days: Sequence[Outlook], found: Sequence
                  "error over distance). The same rate is assumed of the whole way to the day, with Student's t of "
                  f"{given.degrees} degrees, one for each run foreseen. That is an assumption: no run lies so far out that it "
                  "could show otherwise. It is a cautious one where the form holds, for part of these errors is noise and the "
-                 "bootstrap has counted it too. No more is granted: the loss is not above the best measured with less."),
+                 "bootstrap has counted it too; where the truth bends beyond the study, it can still be too narrow. One thing "
+                 "more is granted: the loss is not above the best measured with less."),
         ("text", "What narrows it: larger budgets in the study. Ten times the FLOPs of the largest runs take "
                  f"{math.log(10) / math.log(farthest):.0%} off the distance, and show the form's errors over a longer way."
                  if farthest > 10 else "The study reaches near these budgets."),

@@ -161,7 +161,9 @@ def test_inside_the_study_the_form_is_allowed_nothing():
 FORMS = {
     "the law": (LAW.loss, 10, 0.9),
     "a term of both": (lambda n, d: LAW.loss(n, d) + 40 / (n**0.12 * d**0.2), 5, 0.8),
-    "a power of the sum": (lambda n, d: 0.8 + 1.7 * (27 / n**0.37 + 320 / d**0.409) ** 0.6, 5, 0.8)}
+    "a power of the sum": (lambda n, d: 0.8 + 1.7 * (27 / n**0.37 + 320 / d**0.409) ** 0.6, 5, 0.8),
+    # Kaplan et al. 2020, equation 1.5, with a floor: it bends where a study of minutes cannot see it
+    "a bend beyond": (lambda n, d: 1.2 + 0.55 * ((2e9 / n) ** 0.8 + 3e11 / d) ** 0.1, 4, 0.5)}
 
 
 @pytest.mark.slow
