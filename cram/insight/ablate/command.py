@@ -1,6 +1,7 @@
 """``cram ablate [FILE|NAME] [key=value ...]``: answer a question by runs under equal budgets.
 
-Without a name it lists the questions. ``cram ablate render FILE.json`` makes a page again from its record.
+Without a name it lists the questions. ``cram ablate render FILE.json`` makes a page again from its record, ``cram ablate --log
+DIR`` one page of all records in a folder, with what was decided (``decisions.yaml``).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from cram.insight.ablate.question import Question
 from cram.interrupt import Interrupted
 
 Say = Callable[[str], None]
+OUT = Path("runs/ablations")
 
 
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> int:
@@ -27,13 +29,18 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Say) -> 
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--tiny", action="store_true", help="a minute on a CPU: whether it works, not what it answers")
     size.add_argument("--card", action="store_true", help="an hour on one CUDA GPU")
-    parser.add_argument("--out", type=Path, default=Path("runs/ablations"), metavar="DIR",
-                        help="folder for runs and pages (default: %(default)s)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"folder for runs and pages (default: {OUT}); with --log: the "
+                                                                 "page, .md or .html (default: log.md in its folder)")
     parser.add_argument("--seeds", type=int, metavar="N", help="seeds, in place of the file's")
     parser.add_argument("--budget", metavar="B", help="budget of a run, in place of the file's")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="runs side by side; not with budgets of time")
     parser.add_argument("--dry-run", action="store_true", help="say what would be run and what it costs; make nothing")
+    parser.add_argument("--log", type=Path, metavar="DIR", help="one page of every record in this folder: hypothesis, table, "
+                                                                 "verdict, kept or not; runs nothing")
     options = parser.parse_intermixed_args(arguments)
+    if options.log is not None:
+        return _log(options, say)
+    options.out = options.out or OUT
     chosen = "tiny" if options.tiny else "card" if options.card else ""
     if options.question is None:
         return _list(chosen, say)
@@ -87,6 +94,18 @@ def _render(files: list[str], say: Say) -> int:
     for file in files:
         for path in render(Path(file)):
             say(str(path))
+    return 0
+
+
+def _log(options: argparse.Namespace, say: Say) -> int:
+    from cram.insight.ablate.log import write
+
+    if options.question or options.settings or options.tiny or options.card or options.seeds or options.budget \
+            or options.dry_run or options.jobs != 1:
+        raise CramError("--log takes a folder of records and --out FILE, nothing else: it runs nothing")
+    path, topics = write(options.log, options.out)
+    say(f"log: {path}; questions: {len(topics)}, trials: {sum(len(topic.trials) for topic in topics)}, changes kept: "
+        f"{sum(topic.changed for topic in topics)}, not decided: {sum(topic.decision is None for topic in topics)}")
     return 0
 
 

@@ -4,6 +4,7 @@
     cram scale --tiny                               the same in a minute, to see how it goes
     cram scale demo_gpt --sizes 2x96 2x128 3x192 --budgets '1e6 tokens' '2e6 tokens' '4e6 tokens' '8e6 tokens'
     cram scale --render scaling/demo_gpt.json       the page again, from its record
+    cram scale --day scaling/demo_gpt.json          on paper: what an hour and a day on named cards would make of it
 
 Runs lie among all others (``out``); what is there is found again, so an interrupted study goes on.
 """
@@ -35,11 +36,18 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--dry-run", action="store_true", help="say what it would cost; run nothing")
     parser.add_argument("--out", type=Path, default=OUT, metavar="DIR", help=f"folder of record and page (default: {OUT})")
     parser.add_argument("--render", type=Path, metavar="JSON", help="make the page of this record again")
+    parser.add_argument("--day", type=Path, metavar="JSON", help="from this record, on paper: size, tokens and loss of an hour "
+                                                                 "and a day on cards, with an interval")
+    parser.add_argument("--gpu", nargs="+", metavar="NAME", help="--day: the cards, by name: H100 'RTX 4090' ...")
     options = parser.parse_intermixed_args(arguments)
-    for name in ("sizes", "budgets", "recommend"):      # a list takes all that follows, the settings too: those have a "="
+    for name in ("sizes", "budgets", "recommend", "gpu"):     # a list takes all that follows, settings too: those have a "="
         found = getattr(options, name) or []
         options.settings += [text for text in found if "=" in text]
         setattr(options, name, [text for text in found if "=" not in text])
+    if options.day is not None:
+        return _day(options, say)
+    if options.gpu:
+        raise CramError("--gpu names cards for --day; a study runs here: leave it out, or give --day RECORD.json")
     if options.render is not None:
         if options.settings or options.sizes or options.budgets or options.recommend:
             raise CramError("--render takes a record and nothing else; --recommend needs the study: give its settings again")
@@ -74,6 +82,23 @@ def _render(path: Path, say: Callable[[str], None]) -> int:
             + "".join(f"; {remark}" for remark in each["remarks"]))
         say(f"    {' '.join(each['settings'])}")
     say(f"scale: {path}, {', '.join(file.name for file in made)}")
+    return 0
+
+
+def _day(options: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """The page of an hour and a day on cards, from a record."""
+    from cram.insight.plan.cards import find_card
+    from cram.insight.scale import day, day_page
+
+    if options.settings or options.sizes or options.budgets or options.recommend or options.render or options.tiny \
+            or options.dry_run or options.out != OUT:
+        raise CramError("--day takes a record, beside which its page goes, and --gpu, nothing else; a study is run or rendered "
+                        "by a command of its own")
+    cards = [find_card(name) for name in dict.fromkeys(options.gpu or day.CARDS)]
+    made, days = day_page.write(options.day, cards)
+    for each in days:
+        say(day_page.line(each))
+    say(f"on paper, none of this was run; day: {', '.join(map(str, made))}")
     return 0
 
 
