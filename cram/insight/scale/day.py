@@ -175,9 +175,8 @@ def interval(known: Fit, rows: Sequence[dict], size: grid.Size, flops: tuple[flo
     rng = np.random.default_rng(seed)
     flops_X = rng.triangular(*flops, SAMPLES) if flops[0] < flops[2] else np.full(SAMPLES, flops[1])
     law_X = rng.integers(len(known.draws), size=SAMPLES)
-    laws = np.array([list(vars(law).values()) for law in known.draws])      # E, A, B, alpha, beta
-    e, a, b, alpha, beta = laws[law_X].T
-    loss_X = e + a / size.inner**alpha + b / (flops_X / size.flops_per_token) ** beta
+    laws = np.array([list(vars(law).values()) for law in known.draws])
+    loss_X = Law(*laws[law_X].T).loss(size.inner, flops_X / size.flops_per_token)
     distance_X = np.maximum(np.log(flops_X / max(row["flops"] for row in rows)), 0.0)
     best = min((row["loss"] for row in rows if row["flops"] <= flops[0]), default=math.inf)
     log_loss_X = np.minimum(np.log(loss_X) + given.draw(distance_X, rng), math.log(best))
