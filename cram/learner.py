@@ -39,10 +39,7 @@ class Learner:
         refuse_attention(config.model, device.kind)
         if train.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-            if device.compile or device.kind == "cuda":
-                torch.use_deterministic_algorithms(True, warn_only=True)
-            else:   # the same, but the compiler is not told, and so not loaded: seconds
-                torch.set_deterministic_debug_mode("warn")
+            torch.use_deterministic_algorithms(True, warn_only=True)
             torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs time
         torch.set_float32_matmul_precision("high")
         torch.manual_seed(config.seed)
