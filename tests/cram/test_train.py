@@ -36,7 +36,7 @@ pretrain(from_dict(json.loads(config)), Path(data), Path(tokenizer), Path(run), 
 
 def child(config, tiny, folder):
     from cram.config import to_dict
-    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tiny["data"]),
+    return forked.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tiny["data"]),
                              str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
