@@ -19,8 +19,8 @@ from pathlib import Path
 from subprocess import DEVNULL, PIPE, STDOUT
 
 ROOT = Path(__file__).resolve().parents[2]
-IMPORTED = ["torch._dynamo", "cram.pipeline", "cram.cli", "cram.train", "cram.evaluate.stage", "cram.after.quantize", "cram.report",
-            "cram.insight.ablate.command", "data_prep.tokenizer", "data_prep.pack", "tests.cram.forked"]
+IMPORTED = ["torch._dynamo", "cram.pipeline", "cram.cli", "cram.train", "cram.evaluate.stage", "cram.after.quantize",
+            "cram.report", "cram.insight.ablate.command", "data_prep.tokenizer", "data_prep.pack", "tests.cram.forked"]
 
 
 class Popen:
@@ -71,7 +71,11 @@ class Popen:
     def communicate(self, timeout=None):
         """(all of stdout, all of stderr), None for what is no pipe."""
         read = [None, None]
-        threads = [threading.Thread(target=lambda place=place, stream=stream: read.__setitem__(place, stream.read()), daemon=True)
+
+        def fill(place, stream):
+            read[place] = stream.read()
+
+        threads = [threading.Thread(target=fill, args=(place, stream), daemon=True)
                    for place, stream in enumerate((self.stdout, self.stderr)) if stream]
         for thread in threads:
             thread.start()

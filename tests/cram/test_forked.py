@@ -32,7 +32,8 @@ def test_like_those_of_subprocess(tmp_path, program, session, unbuffered):
 def test_a_module_is_run_and_streams_may_be_one(tmp_path):
     (tmp_path / "mine.py").write_text("import sys\nprint(__name__, sys.argv[1:])\nprint('too', file=sys.stderr)\n")
     with open(tmp_path / "log", "w") as log:
-        assert forked.run([sys.executable, "-m", "mine", "x"], stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path).returncode == 0
+        done = forked.run([sys.executable, "-m", "mine", "x"], stdout=log, stderr=subprocess.STDOUT, cwd=tmp_path)
+    assert done.returncode == 0
     assert sorted((tmp_path / "log").read_text().splitlines()) == ["__main__ ['x']", "too"]
 
 

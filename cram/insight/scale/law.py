@@ -61,6 +61,7 @@ class Fit:
 def fit(n_P: Sequence[float], d_P: Sequence[float], loss_P: Sequence[float], draws: int = DRAWS, seed: int = 0) -> Fit:
     """The law of these points. CramError for fewer than three sizes, three numbers of tokens or six points: they do not
     determine five parameters."""
+    import scipy.optimize  # noqa: F401 (it brings a BLAS of its own, which can be held once it is loaded)
     from threadpoolctl import threadpool_limits
 
     n_P, d_P, loss_P = (np.asarray(values, dtype=np.float64) for values in (n_P, d_P, loss_P))
