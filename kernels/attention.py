@@ -78,7 +78,8 @@ def sight(documents: Documents, n: int, *, causal: bool, window: Optional[int], 
     elif backend == "flex":
         mask = backends.block_mask(documents.sees(n, **rule))
     else:
-        mask = backends.cumulative_lengths(documents, n, device)
+        # here, not as its decorator: that would load the compiler, seconds, into every process that imports this file
+        mask = torch.compiler.disable(backends.cumulative_lengths)(documents, n, device)
     if rope is None:
         return Sight(backend == "triton" and documents.row <= FUSED_ROW, mask)
     position_N = documents.positions(n, device)

@@ -79,10 +79,10 @@ def flex(q: Tensor, k: Tensor, v: Tensor, block_mask, scale: float, softcap: flo
     return o_1HNK[0].transpose(0, 1)
 
 
-@torch.compiler.disable
 def cumulative_lengths(documents: Documents, n: int, device: torch.device | str) -> tuple[Tensor, int]:
     """Where documents start, int32, ending in n, and the longest possible document. Padded with empty documents to a
-    power of two, so that few shapes occur; waits for the device, since the number of documents is a value there."""
+    power of two, so that few shapes occur; waits for the device, since the number of documents is a value there: under
+    torch.compile the caller leaves the graph for it."""
     if documents.start_N is None:
         return torch.arange(0, n + 1, documents.row, device=device, dtype=torch.int32), documents.row
     if (documents.end_N <= documents.start_N).any():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -35,6 +36,14 @@ def cram(capsys):
 def root() -> Path:
     """The repository."""
     return ROOT
+
+
+def pytest_configure(config):
+    """One thread a process, read when torch and numpy are loaded. The threads of OpenMP and OpenBLAS wait for each other by
+    spinning: two processes with two each on two cores took up to twenty times the time for small problems. Who tests
+    threads sets them; OMP_NUM_THREADS=2 in the environment is left as it is."""
+    threads = os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", threads)
 
 
 def pytest_collection_modifyitems(items):

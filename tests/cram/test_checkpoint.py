@@ -5,7 +5,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -14,6 +13,7 @@ import torch
 
 from cram import checkpoint
 from cram.errors import CramError
+from tests.cram import forked
 
 SHAPE = {"layers": 1, "window": None, "rope_base": 10000.0}
 
@@ -236,7 +236,7 @@ for step in range(1, 10000):
 def test_kill_9_while_saving_leaves_good_checkpoints(tmp_path):
     rng = random.Random(0)
     for attempt in range(3):
-        child = subprocess.Popen([sys.executable, "-c", SAVER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        child = forked.Popen([sys.executable, "-c", SAVER, tmp_path], stdout=forked.PIPE, text=True)
         for _ in range(3):
             last = int(child.stdout.readline())
         time.sleep(rng.random() * 0.2)

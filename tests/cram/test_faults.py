@@ -1,30 +1,50 @@
-"""Faults in real processes of the real command line (``cram bench faults``, short), and the judgement that finds the damage."""
+"""Faults in processes of the command line (``cram bench faults``, short), and the judgement that finds the damage.
+
+The processes are forked off one that has imported torch, but those that something else is done to before they start.
+"""
 
 import json
 import random
 import shutil
+import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cram import checkpoint
-from cram.bench import faults, write
+from cram.bench import fault_runs, faults, write
 from cram.bench.fault_kinds import FAULTS
 from cram.bench.fault_runs import Ground, Result, differing, state_bytes_lost
 from cram.errors import CramError
+from tests.cram import forked
 
 SHORT = ("kill-saving", "kill-validating", "kill-preparing", "disk-before", "disk-during", "truncated", "shard-foreign",
          "two-processes", "clock", "nan", "explosion", "memory")
 
 
+REAL = ("clock", "nan", "memory")   # what the interpreter imports first, or how much memory there is, is part of these
+
+
 @pytest.fixture(scope="module")
-def ground(tmp_path_factory):
+def forking():
+    """Processes of trials are forked."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fault_runs, "subprocess", SimpleNamespace(Popen=forked.Popen, STDOUT=subprocess.STDOUT,
+                                                                TimeoutExpired=subprocess.TimeoutExpired))
+        yield
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory, forking):
     return Ground(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
-def test_a_run_survives_bit_for_bit(ground, name):
+def test_a_run_survives_bit_for_bit(ground, monkeypatch, name):
+    if name in REAL:
+        monkeypatch.setattr(fault_runs, "subprocess", subprocess)
     result = FAULTS[name].strike(ground, random.Random(name))
     assert not result.problems and result.bytes_lost == 0, result
 

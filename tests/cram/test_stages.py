@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import textwrap
 
@@ -13,6 +12,7 @@ from cram import artifacts
 from cram.config import KEYS, load
 from cram.errors import CramError
 from cram.stages import Runner, Stage, UndeclaredKey, View, view
+from tests.cram import forked
 
 
 class Toy:
@@ -188,7 +188,7 @@ def test_killed_process_leaves_the_old_result_and_no_lock(tmp_path):
     """)
 
     def start(mode, seed):
-        return subprocess.Popen([sys.executable, "-c", code, str(tmp_path), mode, seed], stdout=subprocess.PIPE, text=True)
+        return forked.Popen([sys.executable, "-c", code, tmp_path, mode, seed], stdout=forked.PIPE, text=True)
 
     def finish(process):
         return process.communicate()[0].splitlines()
@@ -301,7 +301,7 @@ def test_two_processes_cannot_write_one_result(toy, cram):
             print("locked", flush=True)
             time.sleep(60)
     """)
-    other = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE, cwd=os.getcwd(), text=True)
+    other = forked.Popen([sys.executable, "-c", code, folder], stdout=forked.PIPE, text=True)
     try:
         assert other.stdout.readline() == "locked\n"
         assert artifacts.writer(folder) == str(other.pid)

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 
@@ -21,6 +20,7 @@ from cram.errors import CramError
 from cram.interrupt import Interrupted, StopSignal
 from cram.telemetry import read_metrics
 from cram.train import pretrain
+from tests.cram import forked
 from tests.cram.running import restore_torch, run, same, stop_in_step, stopped, weights  # noqa: F401 (fixtures)
 
 CHILD = """
@@ -28,7 +28,6 @@ import json, sys
 from pathlib import Path
 from cram.config import from_dict
 from cram.train import pretrain
-from tests.cram.running import restore_torch, run, same, stop_in_step, stopped, weights  # noqa: F401 (fixtures)
 config, data, tokenizer, run = sys.argv[1:]
 pretrain(from_dict(json.loads(config)), Path(data), Path(tokenizer), Path(run), "run", lambda line: print(line, flush=True))
 """
@@ -36,8 +35,8 @@ pretrain(from_dict(json.loads(config)), Path(data), Path(tokenizer), Path(run), 
 
 def child(config, tiny, folder):
     from cram.config import to_dict
-    return subprocess.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), str(tiny["data"]),
-                             str(tiny["tokenizer"]), str(folder)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return forked.Popen([sys.executable, "-c", CHILD, json.dumps(to_dict(config)), tiny["data"], tiny["tokenizer"], folder],
+                        stdout=forked.PIPE, stderr=forked.STDOUT, text=True)
 
 
 def until_plan(process):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-FILES = ("test_attention_kernel.py", "test_loss_kernel.py", "test_mutations.py")
+FILES = ("test_attention_kernel.py", "test_mutations.py", "test_attention_edges.py", "test_loss_kernel.py")
 
 
 @pytest.mark.slow

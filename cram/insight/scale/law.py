@@ -71,13 +71,17 @@ def fit(n_P: Sequence[float], d_P: Sequence[float], loss_P: Sequence[float], dra
     if len(set(n_P)) < 3 or len(set(d_P)) < 3 or len(n_P) < 7:
         raise CramError(f"{len(n_P)} points of {len(set(n_P))} sizes and {len(set(d_P))} budgets do not determine the law's "
                         "six parameters; give at least three --sizes, and three --budgets beside the held-out one")
+    import scipy.optimize  # noqa: F401 (it brings a BLAS of its own, which can be held once it is loaded)
+    from threadpoolctl import threadpool_limits
+
     x_P, y_P, log_loss_P = np.log(n_P), np.log(d_P), np.log(loss_P)
-    found = _minimum(x_P, y_P, log_loss_P, _best_starts(x_P, y_P, log_loss_P))
-    predicted_P = _log_loss(found, x_P, y_P)[0]
-    residual_P = log_loss_P - predicted_P
-    rng, spread = np.random.default_rng(seed), np.sqrt(len(n_P) / max(len(n_P) - 6, 1))  # six parameters took their share
-    again = [_minimum(x_P, y_P, predicted_P + spread * rng.choice(residual_P, len(residual_P)), found[None])
-             for _ in range(draws)]
+    with threadpool_limits(1, "blas"):  # for six numbers threads only wait: twenty times the time on a busy machine
+        found = _minimum(x_P, y_P, log_loss_P, _best_starts(x_P, y_P, log_loss_P))
+        predicted_P = _log_loss(found, x_P, y_P)[0]
+        residual_P = log_loss_P - predicted_P
+        rng, spread = np.random.default_rng(seed), np.sqrt(len(n_P) / max(len(n_P) - 6, 1))  # six took their share
+        again = [_minimum(x_P, y_P, predicted_P + spread * rng.choice(residual_P, len(residual_P)), found[None])
+                 for _ in range(draws)]
     return Fit(_law(found), tuple(map(_law, again)), tuple(residual_P))
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -13,6 +12,7 @@ import pytest
 
 from cram.audit import read_ledger
 from cram.insight.ablate import question, trials
+from tests.cram import forked
 from tests.cram.conftest import WORDS
 from tests.cram.running import restore_torch  # noqa: F401
 
@@ -109,7 +109,7 @@ def test_killed_it_goes_on_where_it_was(ask, tmp_path, root, cram):
     command = [sys.executable, "-m", "cram", "ablate", str(path), "--out", str(tmp_path / "out"), "--jobs", "2",
                "train.checkpoint_every_steps=10"]
     environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = forked.Popen(command, env=environment, stdout=forked.DEVNULL, stderr=forked.DEVNULL)
     ledgers = lambda: list((tmp_path / "out" / "artifacts").glob("pretrain-*/ledger.jsonl"))  # noqa: E731
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not any(len(ledger.read_bytes().splitlines()) > 2 for ledger in ledgers()):
@@ -118,7 +118,7 @@ def test_killed_it_goes_on_where_it_was(ask, tmp_path, root, cram):
     process.wait()
     assert ledgers() and not (tmp_path / "out" / "killed" / "ablation.json").exists()
     time.sleep(1.5)     # processes beside it end when it is gone
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    result = forked.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr
     assert cram("ablate", path, "--out", tmp_path / "whole", "train.checkpoint_every_steps=10").code == 0
     sessions = [read_ledger(path).sessions for path in ledgers()]
