@@ -32,7 +32,7 @@ def work(steps: int, settings: list[str]) -> None:
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
     losses: list[torch.Tensor] = []
-    with prepared(config) as step:
+    with prepared(config, compiled=True) as step:  # where train.compile says so: on the CPU only with train.compile=on
         judge = step.learner.guard.judge
         step.learner.guard.judge = lambda loss, norm=None: (losses.append(loss), judge(loss, norm))[1]
         for _ in range(WARM_UP):
