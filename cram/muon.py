@@ -21,9 +21,11 @@ NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 def orthogonalise(g_BMN: Tensor, steps: int = 5) -> Tensor:
     """Move the singular values of each matrix towards 1, keeping its singular vectors.
 
-    g_BMN: a batch of M x N matrices, float32. Iterates in bfloat16 on CUDA, float32 elsewhere.
+    g_BMN: a batch of M x N matrices, or one alone, float32. Iterates in bfloat16 on CUDA, float32 elsewhere.
     The result's singular values lie roughly in [0.7, 1.2], which is all that Muon needs.
     """
+    if g_BMN.ndim == 2:
+        return orthogonalise(g_BMN[None], steps)[0]
     a, b, c = NEWTON_SCHULZ
     x = g_BMN.bfloat16() if g_BMN.is_cuda else g_BMN
     tall = x.size(-2) > x.size(-1)
@@ -31,8 +33,8 @@ def orthogonalise(g_BMN: Tensor, steps: int = 5) -> Tensor:
         x = x.mT
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)  # sums within the products
     return (x.mT if tall else x).to(g_BMN.dtype)
 
 
