@@ -134,7 +134,7 @@ def _minimum(x_P, y_P, log_loss_P, starts) -> tuple[np.ndarray, float]:
     def go(start, loss: str):
         return least_squares(lambda theta: _log_loss(theta, x_P, y_P)[0] - log_loss_P, start,
                              lambda theta: _log_loss(theta, x_P, y_P)[1].T, bounds=(low, high), loss=loss, f_scale=DELTA,
-                             x_scale="jac", ftol=1e-10, xtol=1e-10, gtol=1e-14, max_nfev=200)
+                             x_scale="jac", ftol=1e-8, xtol=1e-8, gtol=1e-14, max_nfev=200)
 
     near = sorted((go(np.clip(start, low, high), "linear") for start in starts), key=lambda result: result.cost)[:REFINED]
     best = min((go(each.x, "huber") for each in near), key=lambda result: result.cost)

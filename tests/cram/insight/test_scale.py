@@ -1,5 +1,6 @@
 """Scaling: planted laws are found again, held-out points foreseen, sizes recommended; the command on a grid of seconds."""
 
+import functools
 import json
 import math
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from cram.budget import Budget
 from cram.config import load
 from cram.errors import CramError
-from cram.insight.scale import grid
+from cram.insight.scale import advice as advising, grid
 from cram.insight.scale.advice import advise, errors, fit_rows, iso_flops
 from cram.insight.scale.law import Fit, Law, _log_loss, fit, parabola
 from tests.cram.running import restore_torch  # noqa: F401
@@ -213,8 +214,10 @@ def test_refusals_come_before_any_run(cram, arguments, told):
 
 
 @pytest.mark.slow
-def test_a_study_from_runs_to_page(cram, tmp_path):
-    """The grid of ``--tiny``, smaller still: runs, record, page; once more it finds everything there."""
+def test_a_study_from_runs_to_page(cram, tmp_path, monkeypatch):
+    """The grid of ``--tiny``, smaller still, with fewer bootstrap draws: runs, record, page; once more it finds everything
+    there."""
+    monkeypatch.setattr(advising, "fit", functools.partial(fit, draws=10))
     asked = ["scale", "--tiny", "--budgets", "4e3 tokens", "8e3 tokens", "12e3 tokens", "16e3 tokens",
              "tokenizer.vocab_size=512",
              "data.workers=1", "train.threads=1", f"out={tmp_path}/runs", "--out", tmp_path / "out"]
