@@ -20,14 +20,15 @@ class Pace:
     def __init__(self, ledger: Ledger, train, ahead: int = 0, world: int = 1, clock: Callable[[], float] = time.monotonic):
         self.ledger, self.train, self.ahead, self.world, self.clock = ledger, train, ahead, world, clock
         self.step_seconds: deque[float] = deque(maxlen=16)  # of the latest steps
-        self.setup_seconds = self.save_seconds = self.validation_seconds = 0.0
+        self.setup_seconds = self.save_seconds = self.validation_seconds = 0.0     # 0: none was measured yet
+        self.validation_expected = 0.0
         self.saved_at = clock()
 
     def expect(self, step_seconds: float, batch_tokens: int, validation_tokens: int) -> None:
         """Before the first step of a session: an estimate, taken three times, since a busy machine or a cold
         cache may make the first step as much slower; a validation costs no more than steps over as many tokens."""
         self.step_seconds.append(3 * step_seconds)
-        self.validation_seconds = max(self.validation_seconds, validation_tokens / batch_tokens * max(self.step_seconds))
+        self.validation_expected = validation_tokens / batch_tokens * max(self.step_seconds)
 
     def state_dict(self) -> dict:
         """What the next session needs to know about costs."""
@@ -68,6 +69,10 @@ class Pace:
         """Whether something may be done on the side without endangering the end."""
         budget = self.ledger.budget
         return budget.kind != "time" or self.ledger.spent + 2 * seconds * self.world + self.reserve() < budget.amount
+
+    def may_validate(self) -> bool:
+        """Whether a validation has room: by the slowest so far, or before the first by what is expected."""
+        return self.has_room(self.validation_seconds or self.validation_expected)
 
     def save_is_due(self, step: int) -> bool:
         """By steps or seconds as configured, else so seldom that saving costs at most 1% (10 s to 10 min)."""

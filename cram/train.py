@@ -154,7 +154,7 @@ class Day:
             self.optimizer_step(progress)
             if self.at.step % CHECK_EVERY == 0 and self.exploded():
                 self.roll_back()
-            elif progress < 1.0 and progress // every > before // every and self.has_room(self.pace.validation_seconds):
+            elif progress < 1.0 and progress // every > before // every and self.world.agree(self.pace.may_validate()):
                 self.validate()
             due = self.world.agree(self.pace.save_is_due(self.at.step)) and self.has_room(self.pace.save_seconds)
             if due and self.learner.guard.calm():  # else the good checkpoints would make room for bad ones

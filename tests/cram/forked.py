@@ -152,6 +152,7 @@ def _become(arguments, out, err, cwd, environment, session):
     """What the interpreter does between its start and the program."""
     if session:
         os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)    # whether or not the tests were started in the background
     nothing = os.open(os.devnull, os.O_RDONLY)
     for ours, standard in ((nothing, 0), (out, 1), (err, 2)):
         os.dup2(ours, standard)

@@ -135,6 +135,23 @@ def test_the_first_step_is_expected_three_times_as_slow_as_tried(pace):
         assert got == progress if progress in (1.0, None) else 0.9 < got < 1.0
 
 
+def test_a_validation_that_was_expected_to_be_dear_and_is_cheap_is_made_until_the_end(pace):
+    fresh = pace(reserve=0.0)
+    fresh.expect(0.5, 2048, 16384)      # eight steps of three times 0.5 s
+    for spent, may in ((75.0, True), (77.0, False)):
+        fresh.clock.now = spent
+        assert fresh.may_validate() == may
+    fresh.validated(1.0)
+    assert fresh.may_validate()
+    fresh.clock.now = 98.5
+    assert not fresh.may_validate()
+    again = pace(reserve=0.0)
+    again.load_state_dict(fresh.state_dict() | {"step": 0.5})
+    again.expect(0.5, 2048, 16384)
+    again.clock.now = 90.0
+    assert again.may_validate()         # the next session knows what it cost
+
+
 def test_the_slowest_recent_step_decides(pace):
     slow = pace(reserve=0.0)
     slow.step_seconds.extend([10.0, 1.0, 1.0])
