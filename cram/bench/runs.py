@@ -33,16 +33,16 @@ class Finished(NamedTuple):
         return self.ledger.tokens / statistics.median(row["tokens_per_second"] for row in rows if row["kind"] == "train")
 
 
-def bring(settings: Sequence[str], stage: str, links: Optional[Path] = None) -> Path:
+def bring(settings: Sequence[str], stage: str, links: Optional[Path] = None, force: Optional[str] = None) -> Path:
     """Bring a stage of a run up to date; its links. settings: configurations and ``key=value``, as for ``cram run``.
-    links: the folder for them, if not the one that ``name`` gives."""
+    links: the folder for them, if not the one that ``name`` gives; force: a stage to be made anew."""
     from cram.pipeline import STAGES
     from cram.stages import Runner
 
     config = load([each for each in settings if "=" not in each], [each for each in settings if "=" in each])
     runner = Runner(STAGES, config, lambda line: None)
     runner.links = links or runner.links
-    runner.run(stage)
+    runner.run(stage, force)
     return runner.links
 
 

@@ -111,7 +111,7 @@ def run_case(settings: Sequence[str], case: Case, number: int, seconds: float) -
         return costs
 
     plan, _ = _plan(settings, case, number, measured)
-    links, share = _with_share(lambda: bring(_settings(settings, case, number), "pretrain"))
+    links, share = _with_share(lambda: bring(_settings(settings, case, number), "pretrain", force="pretrain"))
     ledger = read_ledger(links / "pretrain" / "ledger.jsonl")
     timed, facts = case.kind == "time", {"size": case.size, "kind": case.kind, "parameters": plan.parameters,
                                          "budget": case.budget}
