@@ -33,7 +33,7 @@ VIEW = {"title": "The planner beside real runs",
 NOTES = ["Foreseen: from the costs of steps, checkpoints and validations, measured for {seconds:g} s in the same process "
          "before the run. ledger: what the run was charged.",
          "off by: of tokens under a time budget (the plan's own seconds are then nearly the budget), of seconds under a step "
-         "budget.",
+         "budget. Of the rounds' own errors the middle one counts; tokens and seconds are medians, too, each by itself.",
          "share of a core: processor time over time, while measuring and during the run. Where neighbours compute, it is less "
          "than the threads and moves; the last column takes the plan to the share that the run had."]
 
