@@ -141,7 +141,7 @@ def test_an_arm_that_fails_is_a_result(ask, tmp_path, cram):
 
 
 def test_a_trial_says_which_other_it_replaces(ask, tmp_path, cram):
-    """Same folder, another budget or other settings: the record that is there goes. The same again, or more seeds, is no loss."""
+    """Same folder, another budget or other settings: the record there goes. The same again, or more seeds, is no loss."""
     file = ask("  wider: {model.width: 48}")
     (tmp_path / "wide").mkdir()
     kept = question.plain_dict(question.read(file)) | {"schema": 1}
@@ -152,7 +152,8 @@ def test_a_trial_says_which_other_it_replaces(ask, tmp_path, cram):
 
     for same in ((), ("--seeds", 5)):
         assert told(*same).code == 0 and "takes its place" not in told(*same).out
-    for more, what in ((("--budget", "24 steps"), "budget '12 steps', now '24 steps'"), (("model.bias=true",), "model.bias=true")):
+    for more, what in ((("--budget", "24 steps"), "budget '12 steps', now '24 steps'"),
+                       (("model.bias=true",), "model.bias=true")):
         found = told(*more)
         assert found.code == 0 and what in found.out and "takes its place; --out DIR keeps both" in found.out
     (tmp_path / "wide" / "ablation.json").write_text("{")

@@ -218,7 +218,8 @@ def test_exercises_from_first_principles(cram, lesson, exercise, right, wrong):
 
 LAW = [1.0, 8.0, 30.0, 0.5, 0.5, 1.0]
 STUDY = {"what": "scale", "recipe": {"a": 1}, "fit": {"law": LAW, "draws": [LAW], "residuals": [0.0]},
-         "rows": [{"size": "1x32", "n": 64, "tokens": 900, "loss": 4.0}, {"size": "1x64", "n": 256, "tokens": 900, "loss": 2.5}]}
+         "rows": [{"size": "1x32", "n": 64, "tokens": 900, "loss": 4.0},
+                  {"size": "1x64", "n": 256, "tokens": 900, "loss": 2.5}]}
 
 
 @pytest.mark.parametrize("numbers", [6, 5])     # five: of before the law had gamma
