@@ -26,9 +26,13 @@ def work(steps: int, settings: list[str]) -> None:
 
     from cram.config import load
     from cram.device import keep_freed_memory
+    from cram.errors import CramError
     from cram.insight.profile.step import prepared
 
-    config = load([text for text in settings if "=" not in text], [text for text in settings if "=" in text])
+    try:
+        config = load([text for text in settings if "=" not in text], [text for text in settings if "=" in text])
+    except CramError as error:
+        sys.exit(f"error: {error}")
     torch.set_num_threads(config.train.threads)
     keep_freed_memory()
     losses: list[torch.Tensor] = []
@@ -52,14 +56,16 @@ def start(checkout: str, steps: int, settings: list[str]) -> subprocess.Popen:
     worker = subprocess.Popen([sys.executable, os.path.abspath(__file__), "--work", "--steps", str(steps), *own],
                               cwd=checkout, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     if worker.stdout.readline().strip() != "ready":
-        sys.exit(f"{checkout}: did not start")
+        sys.exit(f"{checkout}: did not start, for the reason above")
     return worker
 
 
 def ask(worker: subprocess.Popen) -> tuple[float, float]:
     worker.stdin.write("\n")
     worker.stdin.flush()
-    seconds, loss = worker.stdout.readline().split()
+    if not (answer := worker.stdout.readline()):
+        sys.exit("a worker ended, for the reason above")
+    seconds, loss = answer.split()
     return float(seconds), float(loss)
 
 
@@ -75,7 +81,12 @@ def main() -> None:
     options = parser.parse_intermixed_args()
     if options.work:
         return work(options.steps, options.words)
+    if len(options.words) < 2 or options.turns < 2 or options.steps < 1:
+        parser.error("give two checkouts, --turns of at least 2, --steps of at least 1")
     old, new, *settings = options.words
+    for checkout in (old, new):     # else an installed cram would be timed in its place
+        if not os.path.isfile(os.path.join(checkout, "cram", "__init__.py")):
+            parser.error(f"{checkout}: no checkout of cram; give the folder that holds cram/")
     settings.append("train.threads=1")
     workers = [start(old, options.steps, [*settings, *options.old]), start(new, options.steps, [*settings, *options.new])]
     took: list[list[float]] = [[], []]

@@ -15,7 +15,7 @@ from cram import artifacts
 from cram.errors import CramError
 from cram.insight.ablate import question as questions
 from cram.insight.ablate.cost import estimate, planned
-from cram.insight.ablate.question import Question
+from cram.insight.ablate.question import Question, plain_dict
 from cram.interrupt import Interrupted
 
 Say = Callable[[str], None]
@@ -80,8 +80,8 @@ def _all(size: str, options: argparse.Namespace, say: Say) -> int:
 def _list(size: str, say: Say) -> int:
     for path in questions.shipped():
         asked = questions.read(path, size)
-        say(f"{asked.name:<16} {asked.question}")
-        say(f"{'':<16} {len(asked.arms)} arms, {asked.seeds} seeds: {planned(asked)}")
+        say(f"{asked.name:<17} {asked.question}")
+        say(f"{'':<17} {len(asked.arms)} arms, {asked.seeds} seeds: {planned(asked)}")
     say("cram ablate NAME --dry-run: what it costs here; --tiny: a minute on a CPU; --card: an hour on a GPU")
     return 0
 
@@ -148,6 +148,7 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
         say(f"{len(there)} of {len(made)} runs are there already")
     if coming:
         estimate(question, coming, options.jobs, say)
+    _tell_replaced(question, folder, say)
     if options.dry_run:
         for trial in made:
             say(f"{trial.told}: {trial.budget}, {'there' if trial.links in there else 'would run'}")
@@ -163,6 +164,23 @@ def _ablate(question: Question, options: argparse.Namespace, again: str, say: Sa
             raise
     base = [row for row in rows if row["arm"] == question.baseline.name and "value" in row]
     return 0 if base else 1
+
+
+def _tell_replaced(question: Question, folder: Path, say: Say) -> None:
+    """Say which record makes way: one of another budget or other settings. Its runs stay, and so a repetition is quick."""
+    from cram.insight.ablate.record import read
+
+    path, now = folder / "ablation.json", plain_dict(question)
+    if not path.is_file():
+        return
+    try:
+        before = read(path)
+    except CramError as error:
+        return say(f"replaced: {error}")
+    other = [f"{key} {before.get(key)!r}, now {now[key]!r}" for key in ("budget", "configs", "common")
+             if before.get(key) != now[key]]
+    if other:
+        say(f"warning: {path} holds another trial ({'; '.join(other)}), and this one takes its place; --out DIR keeps both")
 
 
 def _measure(question: Question, made, jobs: int, again: str, folder: Path, say: Say) -> list[dict]:

@@ -19,7 +19,7 @@ from cram.insight.ablate.answer import CANNOT_TELL, Answer, answers
 from cram.insight.ablate.decisions import FILE, Decision, read_decisions
 from cram.insight.ablate.metric import Metric
 from cram.insight.ablate.page import notes, verdict_line, verdict_table, where
-from cram.insight.ablate.record import _read
+from cram.insight.ablate.record import read
 from cram.report_page import to_html, to_markdown
 from data_prep.files import replace_durably
 
@@ -27,7 +27,8 @@ NAME = "log.md"
 NOTE = ("Difference: from the baseline with the same seed, with Student's 95% interval; a verdict is given only where that "
         "leaves out 0, so of twenty comparisons of equal things one is told apart by chance. Compute multiplier: so many times "
         "its budget would the baseline need. tokens/s: times the baseline's with the same seed, the median over seeds, the "
-        "least and the most; where these lie far apart, the machine was busy, and they say nothing.")
+        "least and the most; where these lie far apart, the machine was busy, and they say nothing, nor do they of runs that "
+        "were made at different hours (found again from another trial) on a machine whose speed moves.")
 TOLD = {"better": "better", "worse": "worse", CANNOT_TELL: "cannot tell", "failed": "failed"}
 
 
@@ -125,7 +126,7 @@ def _place(topic: Topic) -> tuple[bool, float, str]:
 
 
 def _trial(path: Path) -> Trial:
-    record = _read(path)
+    record = read(path)
     try:
         found = answers(record)
         base = [row["flops"] for row in record["rows"]

@@ -41,7 +41,7 @@ def save(record: dict[str, Any], folder: Path, stem: str = "ablation") -> list[P
 
 def render(path: Path) -> list[Path]:
     """Make the page (.md with its .svg, .html) beside a record; returns the paths. CramError for another file."""
-    record = _read(path)
+    record = read(path)
     try:
         page = blocks(record, path.stem)
     except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
@@ -54,7 +54,8 @@ def render(path: Path) -> list[Path]:
     return [*made]
 
 
-def _read(path: Path) -> dict[str, Any]:
+def read(path: Path) -> dict[str, Any]:
+    """The record in a file. CramError for one that is none."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:

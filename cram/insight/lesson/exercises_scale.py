@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from cram.errors import CramError
-from cram.insight.lesson.judge import Asked, Verdict, number, read
+from cram.insight.lesson.judge import Asked, Verdict, number
 
 
 def chinchilla_loss(parameters: float, tokens: float) -> float:
@@ -25,9 +25,11 @@ def predicted_loss(asked: Asked) -> Verdict:
 
 def tokens_to_match(asked: Asked) -> Verdict:
     """8.3: tokens with which the law of the lesson's own grid lets 1x32 reach the loss that 1x64 had at the largest budget."""
-    record = read(asked.made("scaling") / "tiny.json")
-    floor, a, b, alpha, beta, gamma = record["fit"]["law"]
-    sizes = {size["name"]: size["n"] for size in record["sizes"]}
+    from cram.insight.plan.expected import fit_of, read_fit
+
+    record = read_fit(asked.made("scaling") / "tiny.json")
+    floor, a, b, alpha, beta, gamma = vars(fit_of(record).law).values()     # an older record has no gamma: 1
+    sizes = {row["size"]: row["n"] for row in record["rows"]}
     if not {"1x32", "1x64"} <= set(sizes):
         raise CramError(f"{asked.runs / 'scaling'}: holds the sizes {', '.join(sizes)}; run the command of the lesson")
     n, loss = sizes["1x32"], max((row["tokens"], row["loss"]) for row in record["rows"] if row["size"] == "1x64")[1]

@@ -140,6 +140,26 @@ def test_an_arm_that_fails_is_a_result(ask, tmp_path, cram):
     assert found["hot"]["steps"] > 0 and f"{sum(row['tokens'] for row in found.values()):,} tokens" in result.out
 
 
+def test_a_trial_says_which_other_it_replaces(ask, tmp_path, cram):
+    """Same folder, another budget or other settings: the record there goes. The same again, or more seeds, is no loss."""
+    file = ask("  wider: {model.width: 48}")
+    (tmp_path / "wide").mkdir()
+    kept = question.plain_dict(question.read(file)) | {"schema": 1}
+    (tmp_path / "wide" / "ablation.json").write_text(json.dumps(kept))
+
+    def told(*more):
+        return cram("ablate", file, "--out", tmp_path, "--dry-run", *more)
+
+    for same in ((), ("--seeds", 5)):
+        assert told(*same).code == 0 and "takes its place" not in told(*same).out
+    for more, what in ((("--budget", "24 steps"), "budget '12 steps', now '24 steps'"),
+                       (("model.bias=true",), "model.bias=true")):
+        found = told(*more)
+        assert found.code == 0 and what in found.out and "takes its place; --out DIR keeps both" in found.out
+    (tmp_path / "wide" / "ablation.json").write_text("{")
+    assert "replaced: " in told().out
+
+
 @pytest.mark.slow
 def test_a_shipped_question_is_answered_in_its_tiny_size(tmp_path, cram):
     """One of all; the others: cram ablate all --tiny"""

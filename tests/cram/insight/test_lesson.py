@@ -1,6 +1,7 @@
 """The course as files: lessons that parse, a text that never changes, and the comparison of what was printed."""
 
 import hashlib
+import json
 import re
 
 import pytest
@@ -213,3 +214,24 @@ def test_all_lessons_at_once_name_those_that_differ(cram, monkeypatch, tmp_path)
 def test_exercises_from_first_principles(cram, lesson, exercise, right, wrong):
     assert cram("lesson", lesson, "--check", exercise, right).code == 0
     assert cram("lesson", lesson, "--check", exercise, wrong).code == 1
+
+
+LAW = [1.0, 8.0, 30.0, 0.5, 0.5, 1.0]
+STUDY = {"what": "scale", "recipe": {"a": 1}, "fit": {"law": LAW, "draws": [LAW], "residuals": [0.0]},
+         "rows": [{"size": "1x32", "n": 64, "tokens": 900, "loss": 4.0},
+                  {"size": "1x64", "n": 256, "tokens": 900, "loss": 2.5}]}
+
+
+@pytest.mark.parametrize("numbers", [6, 5])     # five: of before the law had gamma
+def test_the_law_of_ones_own_grid_is_solved_for_tokens(cram, monkeypatch, tmp_path, numbers):
+    """1 + 8 / 8 + 30 / sqrt(D) = 2.5 at D = 3600."""
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs/lessons/scaling/tiny.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(STUDY | {"fit": STUDY["fit"] | {"law": LAW[:numbers]}}))
+    assert cram("lesson", "8", "--check", "3", 3600).code == 0
+    assert cram("lesson", "8", "--check", "3", 900).code == cram("lesson", "8", "--check", "3", "never").code == 1
+    for damaged in ([], {}, STUDY | {"fit": {}}, STUDY | {"rows": []}):
+        file.write_text(json.dumps(damaged))
+        found = cram("lesson", "8", "--check", "3", 3600)
+        assert found.code == 2 and "tiny.json: not a scaling study" in found.err
