@@ -24,7 +24,7 @@ from cram.schema import Config
 COMMAND_LINE = "command line"
 SHIPPED = next(folder for folder in (Path(__file__).parent / "_configs", Path(__file__).parents[1] / "configs")
                if folder.is_dir())
-NOT_OF_RUNS = ("ablations", "races")  # folders of configs/ whose files say something else than how a run goes
+NOT_OF_RUNS = ("ablations", "races", "recipe")  # folders of configs/ whose files say something else than how a run goes
 
 
 @dataclass(frozen=True)

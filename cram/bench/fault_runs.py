@@ -177,7 +177,8 @@ class Trial:
         if clock and ledger.seconds < (used := sum(self._used(ledger))) - unwritten:
             yield f"{ledger.seconds:.2f} s charged, {used:.2f} s used"
         present = sum(min(process.ended, time.time()) - process.began for process in self.processes)
-        if clock and ledger.seconds > present + 0.26 * ledger.sessions:
+        crashes = sum(row["charged"] for row in ledger.rows if row["kind"] == "crash")     # up to a heartbeat that never came
+        if clock and ledger.seconds > present + crashes + 0.01:
             yield f"{ledger.seconds:.2f} s charged, but the processes lived for {present:.2f} s"
 
     def _used(self, ledger: Summary) -> Iterator[float]:

@@ -85,12 +85,18 @@ def shipped() -> list[Path]:
     return sorted((SHIPPED / "ablations").glob("*.yaml"))
 
 
+def of_recipes() -> list[Path]:
+    """The files by which the shipped recipes are searched, on a text that is given; not among the questions of a course."""
+    return sorted((SHIPPED / "recipe").glob("*.yaml"))
+
+
 def locate(name: str) -> Path:
     """The file of a path or of a shipped question's name. CramError with a suggestion."""
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    known = {path.stem: path for path in shipped()}
+    known = {path.stem: path for path in (*of_recipes(), *shipped())}
     wanted = Path(name).as_posix().removesuffix(".yaml").removeprefix("configs/").removeprefix("ablations/")
+    wanted = wanted.removeprefix("recipe/")
     if wanted in known:
         path = known[wanted]
         return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

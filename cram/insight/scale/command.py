@@ -63,6 +63,7 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     if options.dry_run:
         return 0
     record = study(config, settings, cells, asked, shlex.join(["cram", "scale", *arguments]), say)
+    record["name"] += "-tiny" * options.tiny    # or a minute's toy would take the place of a study of hours
     from cram.insight.scale import page
     return _render(page.save(record, options.out), say)
 
@@ -146,6 +147,7 @@ def study(config, settings: Sequence[str], cells, asked, command_line: str, say:
     for row in grid.run_cells(cells, settings, say):
         size = sizes[row["size"]]
         rows.append({"size": row["size"], "n": size.inner, "parameters": size.parameters, **row})
+    say("fitting the law, and again for its intervals")
     first = advice.fit_rows([row for row in rows if not row["held_out"]], config.seed)
     final = advice.fit_rows(rows, config.seed)
     text, candidates = find_text(config), grid.family(config)

@@ -6,7 +6,7 @@ import yaml
 from cram.config import load
 from cram.errors import CramError
 from cram.insight.ablate.arms import times
-from cram.insight.ablate.question import SIZES, locate, read, shipped
+from cram.insight.ablate.question import SIZES, locate, of_recipes, read, shipped
 from cram.budget import Budget
 
 GOOD = """\
@@ -46,6 +46,13 @@ def test_every_shipped_question_is_sound_in_every_size(path):
         assert question.ladder or not question.metric.learns or size == "card"
         if size != "card":
             assert question.baseline.config.train.threads == 1, "a question for the CPU keeps to one core a run"
+
+
+@pytest.mark.parametrize("path", of_recipes(), ids=lambda path: path.stem)
+def test_the_questions_by_which_recipes_are_searched_are_sound_and_have_names(path):
+    question = read(locate(f"recipe/{path.stem}"))
+    assert len(question.arms) >= 3 and question.seeds >= 2 and question.question.endswith("?") and question.ladder
+    assert locate(path.stem).resolve() == path.resolve()
 
 
 def test_there_are_questions_about_all_of_the_recipe():
