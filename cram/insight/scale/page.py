@@ -53,12 +53,12 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
          "held-out loss over tokens, measured and by the fitted law, for each size"),
         ("section", "The law"),
         ("code", f"L(N, D) = {_law(known.law)}"),
-        ("text", "L: held-out loss, nats a predicted token. N: parameters without the tables of embeddings and head (Kaplan "
-                 "et al. 2020). D: tokens trained on. With gamma = 1 the form is that of Hoffmann et al. 2022, equation 2; "
-                 "with E = 0 and beta = 1 that of Kaplan et al.; the one between them: Busbridge et al. 2025. gamma is 1 "
-                 "unless the points ask for it (AICc). Fit: Hoffmann et al. 2022, section 3.3 (Huber loss on logarithms, from a grid "
-                 "of starts). Intervals: 95% of a bootstrap of "
-                 "residuals; they say how well the numbers are known, not whether the form holds far outside."),
+        ("text", "L: held-out loss, nats a predicted token. N: parameters without the tables of embeddings and head "
+                 "(Kaplan et al. 2020). D: tokens trained on. With gamma = 1 the form is that of Hoffmann et al. 2022, "
+                 "equation 2; with E = 0 and beta = 1 that of Kaplan et al.; the one between them: Busbridge et al. 2025. "
+                 "gamma is 1 unless the points ask for it (AICc). Fit: Hoffmann et al. 2022, section 3.3 (Huber loss on "
+                 "logarithms, from a grid of starts). Intervals: 95% of a bootstrap of residuals; they say how well the "
+                 "numbers are known, not whether the form holds far outside."),
         ("table", ["", "E", "A", "B", "alpha", "beta", "gamma"], [
             ["all runs", *(f"{value:.4g}" for value in vars(known.law).values())],
             ["95%", *("{:.3g} to {:.3g}".format(*known.interval(lambda law, name=name: getattr(law, name)))
