@@ -77,6 +77,12 @@ def device_kind(train) -> str:
     return "cuda" if available and train.device != "cpu" else "cpu"
 
 
+def cpu_multiplies_bf16() -> bool:
+    """Whether this CPU has instructions for bf16 products, as torch knows; without, they are emulated and slower than fp32."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 def compiles(train, kind: str) -> bool:
     """Whether the model is compiled on a device of this kind."""
     return train.compile == "on" or (train.compile == "auto" and kind == "cuda")
@@ -90,8 +96,11 @@ def choose_device(train) -> Device:
     if kind == "cuda" and train.precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
         raise CramError("train.precision=bf16: this card has no bf16; use train.precision=fp16")
     precision = train.precision
-    if precision == "auto":
-        precision = "fp32" if kind == "cpu" else "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    if precision in ("auto", "native"):
+        if kind == "cpu":
+            precision = "bf16" if precision == "native" and cpu_multiplies_bf16() else "fp32"
+        else:
+            precision = "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
     threads = torch.get_num_threads()
     name = torch.cuda.get_device_name() if kind == "cuda" else f"CPU, {threads} thread{'s' * (threads > 1)}"
     peak = next((flops for card, flops in PEAK_FLOPS.items() if card in name), None) if kind == "cuda" else None

@@ -57,7 +57,8 @@ class Learner:
             for part in self.model.blocks if train.parallel in ("fsdp", "tp") else [self.loss]:
                 part.compile(dynamic=False)
         self.loss = world.wrap(self.loss)
-        self.optimizers = Optimizers(self.model, config.optimizer)
+        self.optimizers = Optimizers(self.model, config.optimizer,
+                                     iteration=torch.bfloat16 if device.dtype is torch.bfloat16 else None)
         if self.optimizers.fused and device.scaled:
             raise CramError("optimizer.fused_backward=true: this card trains in float16, where an overflow shows after the "
                             "updates; use train.precision=fp32, or optimizer.fused_backward=false")

@@ -18,16 +18,16 @@ from cram.sharded import local, part_of, whole
 NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
 
 
-def orthogonalise(g_BMN: Tensor, steps: int = 5) -> Tensor:
+def orthogonalise(g_BMN: Tensor, steps: int = 5, dtype: Optional[torch.dtype] = None) -> Tensor:
     """Move the singular values of each matrix towards 1, keeping its singular vectors.
 
-    g_BMN: a batch of M x N matrices, or one alone, float32. Iterates in bfloat16 on CUDA, float32 elsewhere.
-    The result's singular values lie roughly in [0.7, 1.2], which is all that Muon needs.
+    g_BMN: a batch of M x N matrices, or one alone, float32. dtype: of the iteration; None: bfloat16 on CUDA, float32
+    elsewhere. The result's singular values lie roughly in [0.7, 1.2], which is all that Muon needs.
     """
     if g_BMN.ndim == 2:
-        return orthogonalise(g_BMN[None], steps)[0]
+        return orthogonalise(g_BMN[None], steps, dtype)[0]
     a, b, c = NEWTON_SCHULZ
-    x = g_BMN.bfloat16() if g_BMN.is_cuda else g_BMN
+    x = g_BMN.to(dtype or (torch.bfloat16 if g_BMN.is_cuda else g_BMN.dtype))
     tall = x.size(-2) > x.size(-1)
     if tall:  # the Gram matrix is formed on the short side
         x = x.mT
@@ -43,14 +43,16 @@ class Muon(torch.optim.Optimizer):
     carry over between widths. Matrices of one shape are orthogonalised together; sharded ones are gathered for it, and
     every process keeps its part of the update. The parameters of a group are all plain or all sharded.
 
-    cautious: decay never against the update (``cram.cautious``).
+    cautious: decay never against the update (``cram.cautious``); iteration: dtype, as in ``orthogonalise``.
     ``found_inf``, as in torch's fused optimizers: None, or float32 []; where it is 1, ``step`` changes nothing.
     """
 
     found_inf: Optional[Tensor] = None
 
-    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, cautious: bool = False):
+    def __init__(self, params, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, cautious: bool = False,
+                 iteration: Optional[torch.dtype] = None):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay, cautious=cautious))
+        self.iteration = iteration
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -65,7 +67,8 @@ class Muon(torch.optim.Optimizer):
     def _move(self, parameters: list[nn.Parameter], group: dict) -> None:
         """One update of the matrices of one shape."""
         lr, decay, skip = group["lr"], group["lr"] * group["weight_decay"], self.found_inf
-        updates_BMN = orthogonalise(torch.stack([whole(self._nesterov(p, group["momentum"])) for p in parameters]))
+        moments_BMN = torch.stack([whole(self._nesterov(p, group["momentum"])) for p in parameters])
+        updates_BMN = orthogonalise(moments_BMN, dtype=self.iteration)
         if skip is not None:
             updates_BMN = updates_BMN * (1 - skip)
         weights = [local(p) for p in parameters]

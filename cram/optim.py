@@ -53,15 +53,18 @@ def make_groups(model: nn.Module, config) -> dict[str, list[dict]]:
             for kind, parameters in partition(model).items()}
 
 
-def make_optimizers(groups: dict[str, list[dict]], config) -> list[torch.optim.Optimizer]:
-    """Each group in exactly one optimizer; those that would have none are left out. config: ``cram.schema.Optimizer``."""
+def make_optimizers(groups: dict[str, list[dict]], config, iteration: Optional[torch.dtype] = None
+                    ) -> list[torch.optim.Optimizer]:
+    """Each group in exactly one optimizer; those that would have none are left out. config: ``cram.schema.Optimizer``;
+    iteration: dtype of Muon's, see ``cram.muon.orthogonalise``."""
     matrices, rest = groups["matrices"], [*groups["embeddings"], *groups["vectors"]]
     moments = dict(betas=(config.beta1, config.beta2), eps=config.eps)
     optimizers: list[torch.optim.Optimizer] = []
     if config.type == "adalomo":
         return [AdaLomo(matrices + rest, cautious=config.cautious, fused_backward=config.fused_backward)]
     if config.type == "muon" and matrices:
-        optimizers.append(Muon(matrices, lr=config.muon_lr, momentum=config.momentum, cautious=config.cautious))
+        optimizers.append(Muon(matrices, lr=config.muon_lr, momentum=config.momentum, cautious=config.cautious,
+                               iteration=iteration))
     elif config.state_bits == 8 and matrices:  # not the tables: bitsandbytes keeps embeddings in 32 bits for stability
         optimizers.append(adamw_8bit(matrices, **moments))
     else:
@@ -74,13 +77,13 @@ def make_optimizers(groups: dict[str, list[dict]], config) -> list[torch.optim.O
 class Optimizers:
     """All optimizers of a model as one.
 
-    config: ``cram.schema.Optimizer``. ``fused``: updates happen in the backward pass, so ``before_backward`` takes
-    the place of ``step``. Raises CramError when bitsandbytes is needed and missing.
+    config: ``cram.schema.Optimizer``; iteration: dtype of Muon's. ``fused``: updates happen in the backward pass, so
+    ``before_backward`` takes the place of ``step``. Raises CramError when bitsandbytes is needed and missing.
     """
 
-    def __init__(self, model: nn.Module, config):
+    def __init__(self, model: nn.Module, config, iteration: Optional[torch.dtype] = None):
         self.fused = config.fused_backward
-        self.members = make_optimizers(make_groups(model, config), config)
+        self.members = make_optimizers(make_groups(model, config), config, iteration)
 
     def groups(self) -> Iterator[dict]:
         """Every parameter group of every optimizer."""

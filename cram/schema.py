@@ -135,8 +135,9 @@ class Train:
         None, "tokens per forward/backward; null: on CUDA the largest that fits, measured and charged; on CPU batch_tokens "
         "up to 8192")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA when there is a card")
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = key(
-        "auto", "auto: bf16 where the card has it, else fp16 with loss scaling, fp32 on CPU")
+    precision: Literal["auto", "native", "fp32", "bf16", "fp16"] = key(
+        "auto", "auto: bf16 where the card has it, else fp16 with loss scaling, fp32 on CPU; native: the same, but bf16 on a "
+        "CPU that multiplies it itself (AVX-512 BF16, AMX, Armv8.6)")
     loss: Literal["plain", "chunked"] = key(
         "plain", "last layer and cross-entropy: plain holds all logits; chunked a few rows at a time, gradient included: less "
         "memory (kernels/loss.py)")

@@ -37,6 +37,20 @@ def test_the_cpu_is_plain_float32_unless_asked():
     assert [device.choose_device(Train(device="cpu", compile=value)).compile for value in ("on", "off")] == [True, False]
 
 
+@pytest.mark.parametrize("known, dtype", [
+    ({"avx512_bf16": True}, torch.bfloat16), ({"amx_bf16": True}, torch.bfloat16), ({"bf16": True}, torch.bfloat16),
+    ({"avx512_f": True, "avx512_bf16": False}, torch.float32), ({}, torch.float32)])
+def test_native_is_bf16_where_the_cpu_multiplies_it(monkeypatch, known, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    assert device.choose_device(Train(device="cpu", precision="native")).dtype is dtype
+    assert device.choose_device(Train(device="cpu")).dtype is torch.float32
+
+
+def test_native_is_float32_where_torch_cannot_tell(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert device.choose_device(Train(device="cpu", precision="native")).dtype is torch.float32
+
+
 class FakeCard:
     """A card with room for ``limit`` tokens, standing in for torch.cuda."""
 

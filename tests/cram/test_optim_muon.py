@@ -7,13 +7,14 @@ from torch import nn
 from cram.muon import Muon, orthogonalise
 
 
+@pytest.mark.parametrize("iteration", [None, torch.bfloat16])
 @pytest.mark.parametrize("shape", [(64, 64), (96, 32), (32, 96)])
-def test_muon_equals_torch_muon(shape):
+def test_muon_equals_torch_muon(shape, iteration):
     """The oracle is torch.optim.Muon with the same update size; it iterates in bfloat16, so the bar is its rounding."""
     torch.manual_seed(0)
     ours, theirs = nn.Parameter(torch.randn(shape)), None
     theirs = nn.Parameter(ours.detach().clone())
-    mine = Muon([ours], lr=0.1, momentum=0.9, weight_decay=0.1)
+    mine = Muon([ours], lr=0.1, momentum=0.9, weight_decay=0.1, iteration=iteration)
     reference = torch.optim.Muon([theirs], lr=0.1, momentum=0.9, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
     start = ours.detach().clone()
     for _ in range(3):
@@ -33,6 +34,15 @@ def test_orthogonalise_brings_singular_values_near_one_and_keeps_directions():
     assert values.max() < 1.3 and values.min() > 0.5
     inner = (u.mT @ out @ vh.mT)
     assert (inner - torch.diag_embed(inner.diagonal(dim1=-2, dim2=-1))).abs().max() < 1e-4
+
+
+def test_the_iteration_keeps_to_its_dtype():
+    """In bfloat16 the result is a number of bfloat16, kept as float32; without being told the CPU stays in float32."""
+    matrix = torch.randn(24, 40, generator=torch.Generator().manual_seed(0))
+    low, full = orthogonalise(matrix, dtype=torch.bfloat16), orthogonalise(matrix)
+    assert low.dtype == full.dtype == torch.float32
+    assert torch.equal(low, low.bfloat16().float()) and not torch.equal(full, full.bfloat16().float())
+    assert (low - full).norm() / full.norm() < 0.05
 
 
 def test_muon_update_has_the_stated_size():

@@ -136,6 +136,9 @@ def _cores(facts: Facts) -> Iterator[Finding]:
     if facts.load is not None and facts.load > BUSY * usable and facts.card is None:
         yield Finding(WARNING if facts.load > usable else NOTE, "load", f"{facts.load:.1f} processes want the {usable:g} cores",
                       "a time budget buys less while others compute; step, token and FLOP budgets do not care")
+    if facts.cpu_bf16 and facts.card is None:
+        yield Finding(NOTE, "precision", "the CPU multiplies bf16 itself, but auto is float32 here",
+                      "train.precision=native trains faster, to other bits than elsewhere")
     if not facts.allocator:
         yield Finding(NOTE, "allocator", "not glibc: large tensors are mapped anew in each step, which costs some speed on "
                                          "the CPU")

@@ -64,6 +64,7 @@ class Facts:
     allowed_cores: int = 1
     group_cores: Optional[float] = None         # what the control group allows
     threads: int = 1                            # torch's choice
+    cpu_bf16: bool = False                      # the CPU multiplies bf16 itself
     load: Optional[float] = None                # runnable processes over the last minute
     allocator: bool = True                      # glibc could be told to keep freed memory
     unmet: list[str] = field(default_factory=list)          # requirements of cram that are not met
@@ -79,14 +80,14 @@ def gather(out: Path, quick: bool = False) -> Facts:
     """The facts of this machine. out: folder of the results; quick: without the network and the card's trial."""
     import torch
 
-    from cram.device import keep_freed_memory
+    from cram.device import cpu_multiplies_bf16, keep_freed_memory
     from cram.insight.plan.host import available_bytes, physical_bytes
 
     facts = Facts(python=sys.version_info[:3], system=platform.system(), torch=torch.__version__, torch_cuda=torch.version.cuda,
                   triton=_version("triton"), memory_total=physical_bytes(), memory_free=available_bytes(),
                   shm_free=shutil.disk_usage(SHM).free if SHM.is_dir() else None, cores=os.cpu_count() or 1,
                   allowed_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
-                  group_cores=group_cores(), threads=torch.get_num_threads(),
+                  group_cores=group_cores(), threads=torch.get_num_threads(), cpu_bf16=cpu_multiplies_bf16(),
                   load=os.getloadavg()[0] if hasattr(os, "getloadavg") else None, allocator=keep_freed_memory(),
                   foreign_kernels=_version("kernels"), clock_year=time.gmtime().tm_year,
                   clock_step=time.get_clock_info("monotonic").resolution)

@@ -59,8 +59,8 @@ class Costs:
 
 def of_card(config, outline: Outline, card: Card) -> Costs:
     """What a named card would cost at the MFU expected of it; ``Costs.faster`` gives the range. Assumed, not measured."""
-    precision = {"auto": torch.bfloat16 if card.bf16 else torch.float16, "bf16": torch.bfloat16, "fp16": torch.float16,
-                 "fp32": torch.float32}[config.train.precision]
+    precision = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}.get(
+        config.train.precision, torch.bfloat16 if card.bf16 else torch.float16)
     if config.train.precision == "bf16" and not card.bf16:
         raise CramError(f"train.precision=bf16: {card.name} has no bf16; use train.precision=fp16")
     micro_tokens = _fitting(config, outline.model.vocab_size, card, precision)

@@ -55,6 +55,7 @@ def card(**changes):
     (replace(LAPTOP, disk_error="Permission denied"), "disk", PROBLEM, "out=..."),
     (replace(LAPTOP, disk_free=10**8), "disk", WARNING, "0.1 GB free"),
     (replace(LAPTOP, row_seconds=0.5), "writing", WARNING, "500.0 ms"),
+    (replace(LAPTOP, cpu_bf16=True), "precision", NOTE, "train.precision=native"),
     (replace(LAPTOP, group_cores=2.0), "threads", WARNING, "train.threads=2"),
     (replace(LAPTOP, allowed_cores=4), "threads", WARNING, "8 threads on 4 cores"),
     (replace(LAPTOP, load=12.0), "load", WARNING, "12.0 processes"),
