@@ -5,6 +5,7 @@ All take q [N, H, K], k and v [N, G, K], already normalised and rotated, and ret
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 from typing import Optional
@@ -28,10 +29,20 @@ def attention_mask(documents: Documents, n: int, *, causal: bool, window: Option
 
 
 def sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Optional[Tensor], row: int, scale: float) -> Tensor:
-    """scaled_dot_product_attention with an explicit mask: every row attends to itself, in full."""
+    """scaled_dot_product_attention with an explicit mask: every row attends to itself, in full.
+
+    On the CPU in float32 at least: what torch has there for bfloat16 takes up to three times as long on the short rows of
+    small models (reports/speed_log.md).
+    """
     q_RHTK, k_RGTK, v_RGTK = (rearrange(x, "(r t) h k -> r h t k", t=row) for x in (q, k, v))
-    o_RHTK = F.scaled_dot_product_attention(q_RHTK, k_RGTK, v_RGTK, attn_mask=mask, scale=scale,
-                                            enable_gqa=q.shape[1] != k.shape[1])
+    lowered = contextlib.nullcontext()
+    if q.device.type == "cpu":
+        wide = torch.promote_types(q.dtype, torch.float32)
+        q_RHTK, k_RGTK, v_RGTK = q_RHTK.to(wide), k_RGTK.to(wide), v_RGTK.to(wide)
+        lowered = torch.autocast("cpu", enabled=False)
+    with lowered:
+        o_RHTK = F.scaled_dot_product_attention(q_RHTK, k_RGTK, v_RGTK, attn_mask=mask, scale=scale,
+                                                enable_gqa=q.shape[1] != k.shape[1])
     return rearrange(o_RHTK, "r h t k -> (r t) h k").type_as(q)  # autocast may have lowered it
 
 

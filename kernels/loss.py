@@ -16,7 +16,7 @@ softmax; Hsu et al. 2024, "Liger Kernel", section 3.2, compute the gradient in t
 The third line is elementwise but for two sums along a row: ``kernels/loss_triton.py`` on CUDA, where its
 derivation stands, and ``loss_rows_`` below everywhere else.
 
-Axes: P predicted positions, taken C at a time; D model width; V vocabulary.
+Axes: P predicted positions, taken C at a time and in that R at a time; D model width; V vocabulary.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # of logits in one chunk: large enough for the matrix products, small beside the model
+CACHED_ROWS = 32  # of a chunk at a time, in PyTorch's own operations: a few of them pass over the same numbers
 
 
 def linear_cross_entropy(x_PD: Tensor, weight_VD: Tensor, labels_P: Tensor, *, ignore_index: int = -100,
@@ -111,8 +112,8 @@ def _add_product(sum_VD: Tensor, left_VC: Tensor, right_CD: Tensor) -> None:
         sum_VD.addmm_(left_VC, right_CD)
     elif sum_VD.is_cuda:
         torch.addmm(sum_VD, left_VC, right_CD, out_dtype=sum_VD.dtype, out=sum_VD)
-    else:  # out_dtype exists on CUDA alone
-        sum_VD.addmm_(left_VC.to(sum_VD.dtype), right_CD.to(sum_VD.dtype))
+    else:  # out_dtype exists on CUDA alone: each chunk's product is rounded, as in the plain way, their sum is not
+        sum_VD.add_(torch.mm(left_VC, right_CD))
 
 
 def _setup(ctx, inputs, output) -> None:
@@ -148,26 +149,38 @@ def loss_rows_(logits_CV: Tensor, labels_C: Tensor, loss_C: Tensor, *, ignore_in
 
     Computes in the dtype of loss_C. Without gradients logits_CV is left with values of no meaning.
     """
-    z_CV = logits_CV.to(loss_C.dtype)  # the buffer itself where dtypes agree
-    if softcap is not None:
-        z_CV.div_(softcap).tanh_()
-        slope_CV = z_CV.square().neg_().add_(1) if gradients else None
-        z_CV.mul_(softcap)
+    work_2RV = torch.empty(2, min(CACHED_ROWS, len(logits_CV)), logits_CV.shape[1], dtype=loss_C.dtype, device=loss_C.device)
+    for start in range(0, len(logits_CV), CACHED_ROWS):
+        rows = slice(start, start + CACHED_ROWS)
+        _loss_of_a_few_(logits_CV[rows], labels_C[rows].long()[:, None], loss_C[rows], work_2RV, ignore_index, softcap, z_loss,
+                        gradients)
 
-    label_C1 = labels_C.long()[:, None]
-    kept_C1 = label_C1 != ignore_index
-    label_C1 = torch.where(kept_C1, label_C1, 0)
-    top_C1 = z_CV.amax(1, keepdim=True)
-    below_top_C1 = top_C1 - z_CV.gather(1, label_C1)
-    sum_C1 = z_CV.sub_(top_C1).exp_().sum(1, keepdim=True)
-    log_sum_C1 = sum_C1.log()
-    log_z_C1 = log_sum_C1 + top_C1
-    loss_C.copy_(torch.where(kept_C1, log_sum_C1 + below_top_C1 + z_loss * log_z_C1.square(), 0)[:, 0])
+
+def _loss_of_a_few_(logits_RV: Tensor, label_R1: Tensor, loss_R: Tensor, work_2RV: Tensor, ignore_index: int,
+                    softcap: Optional[float], z_loss: float, gradients: bool) -> None:
+    """``loss_rows_`` of so few rows that what passes over them stays in the cache. work_2RV: two buffers, of any content.
+
+    The sum of exp(z - top) is 1 / the largest probability, since exp(top - top) is 1: so the softmax holds it already.
+    """
+    z_RV, p_RV = work_2RV[:, :len(logits_RV)]
+    z_RV.copy_(logits_RV)
+    slope_RV = None
+    if softcap is not None:
+        z_RV.div_(softcap).tanh_()
+        slope_RV = 1 - z_RV.square() if gradients else None
+        z_RV.mul_(softcap)
+
+    kept_R1 = label_R1 != ignore_index
+    label_R1 = torch.where(kept_R1, label_R1, 0)
+    top_R1 = z_RV.amax(1, keepdim=True)
+    below_top_R1 = top_R1 - z_RV.gather(1, label_R1)
+    torch.softmax(z_RV, 1, out=p_RV)
+    log_sum_R1 = -p_RV.amax(1, keepdim=True).log()
+    log_z_R1 = log_sum_R1 + top_R1
+    loss_R.copy_(torch.where(kept_R1, log_sum_R1 + below_top_R1 + z_loss * log_z_R1.square(), 0)[:, 0])
 
     if gradients:
-        z_CV.mul_(torch.where(kept_C1, (1 + 2 * z_loss * log_z_C1) / sum_C1, 0))
-        z_CV.scatter_add_(1, label_C1, -kept_C1.to(z_CV.dtype))
-        if softcap is not None:
-            z_CV.mul_(slope_CV)
-        if z_CV is not logits_CV:
-            logits_CV.copy_(z_CV)
+        if z_loss or not kept_R1.all():
+            p_RV.mul_(torch.where(kept_R1, 1 + 2 * z_loss * log_z_R1, 0))
+        p_RV.scatter_add_(1, label_R1, -kept_R1.to(p_RV.dtype))
+        logits_RV.copy_(p_RV if slope_RV is None else p_RV.mul_(slope_RV))
