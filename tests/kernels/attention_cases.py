@@ -130,7 +130,7 @@ def excess(found: list[Optional[Tensor]], problem: Problem, dtype: torch.dtype) 
             continue
         allowed = (2 if number == 0 else 3) * (theirs.double() - truth).abs().max()
         fine = torch.finfo(torch.float32).eps * largest  # scores are float32, or as exact as the inputs
-        allowed += 2 * (torch.finfo(dtype).eps + fine) * size.abs().max() / summed[number] ** 0.5 + torch.finfo(dtype).tiny
+        allowed += 3 * (torch.finfo(dtype).eps + fine) * size.abs().max() / summed[number] ** 0.5 + torch.finfo(dtype).tiny
         ratios.append(((ours.double() - truth).abs().max() / allowed).item())
     return ratios
 
