@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from cram.ops import Documents, QKNorm, Rope, attention, sight
 
 GATE_CHANNELS = 32  # of its input, that the gate of a value embedding reads
+NO_TOKEN = -1       # before the first of a document
 
 
 class RMSNorm(nn.RMSNorm):
@@ -59,6 +60,23 @@ class ValueEmbedding(nn.Module):
         """Token ids int64 [N] and the layer's normalised input [N, D] to values [N, G, K]."""
         gate_NG = 2 * torch.sigmoid(self.gate(x_ND[:, :self.gate.in_features]))
         return gate_NG[..., None] * self.table(ids_N).unflatten(-1, (gate_NG.shape[-1], -1))
+
+
+class BigramEmbedding(nn.Module):
+    """What a token with the one before it adds to the stream, whatever their context: table[hash(previous, token)].
+
+    After modded-nanogpt. There are V^2 pairs and far fewer rows, so pairs share rows, as they fall (Weinberger et al. 2009,
+    "Feature Hashing"): frequent ones decide what a row holds. Look-ups are free of FLOPs, not of memory: rows x D numbers. A
+    small model learns from it at once what it else needs attention for. Starts at zero, which changes nothing.
+    """
+
+    def __init__(self, rows: int, width: int):
+        super().__init__()
+        self.table = nn.Embedding(rows, width)
+
+    def forward(self, previous_N: Tensor, ids_N: Tensor) -> Tensor:
+        """Ids int64 [N] of the tokens before (NO_TOKEN where a document begins) and of the tokens themselves to [N, D]."""
+        return self.table(((previous_N + 1) * 27191 ^ ids_N * 36313) % self.table.num_embeddings)
 
 
 class Attention(nn.Module):
@@ -150,6 +168,10 @@ class View:
         self.attention = {"documents": documents, "causal": causal, "window": window, "rope": rope, "backend": backend,
                           "seen": sight(documents, n, causal=causal, window=window, rope=rope, backend=backend,
                                         device=device)}
+
+    def previous(self) -> Tensor:
+        """The token before each in its document, int64 [N]; NO_TOKEN where there is none."""
+        return torch.where(self.positions_N > 0, self.ids_N.roll(1), NO_TOKEN)
 
     def attend(self, layer: Attention, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, qk_norm: Optional[QKNorm]) -> Tensor:
         """What the queries of a layer find, [N, H, K]. Other views keep keys and values here: ``cram.after.cache``."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from cram import recompute
 from cram.errors import CramError
-from cram.layers import Block, ResidualScalars, ScaledSinusoidal, ValueEmbedding, View, make_norm, mlp_width
+from cram.layers import BigramEmbedding, Block, ResidualScalars, ScaledSinusoidal, ValueEmbedding, View, make_norm, mlp_width
 from cram.ops import Documents, why_not
 
 __all__ = ["Transformer", "attention_backend", "build", "mlp_width", "refuse_attention"]
@@ -52,7 +52,7 @@ class Transformer(nn.Module):
 
     model: ``cram.schema.Model``. Initialisation: normal with ``init_std``; residual output
     projections zero when ``zero_init``. Use ``torch.manual_seed`` before building. What the switches
-    ``value_embeddings`` and ``residual_scalars`` add is drawn last: all else starts as without them.
+    ``value_embeddings``, ``residual_scalars`` and ``bigram_rows`` add is drawn last: all else starts as without them.
     """
 
     def __init__(self, model, vocab_size: int, causal: bool):
@@ -61,6 +61,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size, model.width)
         self.position = ScaledSinusoidal(model.width) if model.position == "scaled_sinusoidal" else None
         self.embedding_norm = make_norm(model, model.width) if model.embedding_norm else nn.Identity()
+        self.bigrams = None
         self.blocks = nn.ModuleList(Block(model, first=layer == 0) for layer in range(model.layers))
         self.final_norm = make_norm(model, model.width)
         self.head = nn.Linear(model.width, vocab_size, bias=False)
@@ -71,6 +72,9 @@ class Transformer(nn.Module):
             for block in self.blocks[(model.layers - 1) % 2::2]:
                 block.attention.value_embedding = ValueEmbedding(model, vocab_size)
         self.residual_scalars = ResidualScalars(model.layers) if model.residual_scalars else None
+        if model.bigram_rows is not None:
+            self.bigrams = BigramEmbedding(model.bigram_rows, model.width)
+            nn.init.zeros_(self.bigrams.table.weight)
         self.backend = attention_backend(model, self.embedding.weight.device)
         self.depth, self.window, self.recompute = model.layers, model.window, "none"
         self.rope_base = model.rope_base if model.rope_base_end is None else model.rope_base_end
@@ -110,7 +114,8 @@ class Transformer(nn.Module):
         x_ND = self.embedding(view.ids_N)
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
-        return self.embedding_norm(x_ND)
+        x_ND = self.embedding_norm(x_ND)
+        return x_ND if self.bigrams is None else x_ND + self.bigrams(view.previous(), view.ids_N)
 
     def layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
         """The stream [N, D] after a block, from that before it and the embedded tokens x0."""

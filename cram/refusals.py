@@ -35,7 +35,7 @@ RANGES: dict[Rule, tuple[str, ...]] = {
         "data.filters.max_word_length", "data.filters.max_words", "data.edits.min_line_words", "data.edits.max_line_word_chars",
         "data.near_dedup.shingle_words", "data.near_dedup.bands", "data.near_dedup.rows",
         "tokenizer.sample_bytes", "tokenizer.min_frequency", "model.layers",
-        "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window",
+        "model.width", "model.heads", "model.kv_heads", "model.mlp_width", "model.window", "model.bigram_rows",
         "train.sequence_length", "train.batch_tokens", "train.batch_start_tokens", "train.micro_batch_tokens",
         "train.skip_limit", "train.checkpoint_every_steps", "train.keep_checkpoints",
         "train.validation_tokens",

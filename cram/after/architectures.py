@@ -35,7 +35,7 @@ from cram.layers import mlp_width
 from cram.model import Transformer
 
 GATED, ACTIVATION = ("geglu", "swiglu"), {"geglu": "gelu", "gelu": "gelu", "swiglu": "silu", "relu2": "relu2"}
-NEVER = {"value_embeddings": (False,), "residual_scalars": (False,), "logit_softcap": (None,)}
+NEVER = {"value_embeddings": (False,), "residual_scalars": (False,), "bigram_rows": (None,), "logit_softcap": (None,)}
 
 
 @dataclass(frozen=True)

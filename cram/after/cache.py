@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cram.after.round_to_nearest import Levels, decode, encode, find_levels, pack, round_trip, unpack
-from cram.layers import Attention, View
+from cram.layers import NO_TOKEN, Attention, View
 from cram.ops import Documents, QKNorm, Rope, attention, normalise_and_rotate, sight
 
 GROUP = 64
@@ -96,6 +96,7 @@ class Cache:
         self.layers = {block.attention: tuple(make(rows, capacity, width_of_keys(model.config), weight) for _ in "kv")
                        for block in model.blocks[:model.depth]}
         self.rope = rope_table(model, capacity)
+        self.last_B = torch.full((rows,), NO_TOKEN, device=weight.device)   # token of each sequence
 
     def extend(self, pieces: Sequence[Sequence[int]]) -> Tensor:
         """Read the next tokens of each sequence, at least one; returns their hidden states, packed [N, D].
@@ -110,6 +111,7 @@ class Cache:
         device = self.model.embedding.weight.device
         ids_N = torch.tensor([token for piece in pieces for token in piece], device=device)
         hidden_ND = self.model.hidden(CachedView(self, ids_N, counts))
+        self.last_B = ids_N[torch.tensor(counts, device=device).cumsum(0) - 1]
         self.lengths = [length + count for length, count in zip(self.lengths, counts)]
         return hidden_ND
 
@@ -118,6 +120,7 @@ class Cache:
         index = torch.tensor(rows, device=self.model.embedding.weight.device)
         for store in (store for pair in self.layers.values() for store in pair):
             store.keep(index)
+        self.last_B = self.last_B[index]
         self.lengths = [self.lengths[row] for row in rows]
 
     @property
@@ -148,6 +151,11 @@ class CachedView:
         self.low, self.high = max(0, min(cache.lengths) - reach), max(cache.lengths) + counts[0]
         key_T = torch.arange(self.low, self.high, device=device)
         self.seen_B1ST = ((key_T <= position_BS[..., None]) & (key_T >= position_BS[..., None] - reach))[:, None]
+
+    def previous(self) -> Tensor:
+        """As ``cram.layers.View.previous``; what came before these pieces is known to the cache."""
+        first_N = torch.cat((self.row_N.new_ones(1), self.row_N.diff())) > 0
+        return torch.where(first_N, self.cache.last_B[self.row_N], self.ids_N.roll(1))
 
     def attend(self, layer: Attention, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, qk_norm: Optional[QKNorm]) -> Tensor:
         """As ``cram.layers.View.attend``, after keeping the keys and values."""

@@ -56,7 +56,7 @@ TECHNIQUES = {
     "shapes": ("train.batch_ramp=0.7", "train.batch_start_tokens=128", "train.micro_batch_tokens=128",
                "objective.mask_rate_end=0.1"),
     "parts": ("model.value_embeddings=true", "model.residual_scalars=true", "model.mlp=relu2", "model.tied=false",
-              "model.logit_softcap=15", "objective.z_loss=1e-4"),
+              "model.logit_softcap=15", "model.bigram_rows=64", "objective.z_loss=1e-4"),
     "chunked": ("train.loss=chunked", "objective.type=causal"),
 }
 

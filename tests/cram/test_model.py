@@ -157,6 +157,9 @@ def by_the_formulas(model, ids, lengths):
                 x[:, i + 1] += w["position.scale"] * angle.cos()
         if config.embedding_norm:
             x = norm(x, "embedding_norm")
+        if config.bigram_rows:
+            pairs = zip([0, *(document + 1).tolist()], document.tolist())  # 0: nothing before
+            x = x + w["bigrams.table.weight"][[(before * 27191 ^ token * 36313) % config.bigram_rows for before, token in pairs]]
         x0 = x
         for layer in range(config.layers):
             name = f"blocks.{layer}"
@@ -173,7 +176,8 @@ def by_the_formulas(model, ids, lengths):
 @pytest.mark.parametrize("changes", [
     {}, {"mlp": "relu2", "tied": False, "logit_softcap": 2.0}, {"mlp": "swiglu", "kv_heads": 2, "window": 2},
     {"mlp": "geglu", "qk_norm": False, "embedding_norm": False, "rope_base": 50.0},
-    {"value_embeddings": True, "residual_scalars": True, "kv_heads": 2, "width": 48},
+    {"value_embeddings": True, "residual_scalars": True, "kv_heads": 2, "width": 48}, {"bigram_rows": 31},
+    {"bigram_rows": 7, "position": "scaled_sinusoidal", "residual_scalars": True},
     {"mlp": "gelu", "norm": "layernorm", "bias": True, "position": "scaled_sinusoidal", "embedding_norm": True}])
 def test_equals_the_formulas(causal, changes):
     config = Model(**{"layers": 2, "width": 32, "heads": 4, "zero_init": False, "init_std": 0.3} | changes)

@@ -138,6 +138,32 @@ def test_a_value_embedding_starts_as_its_table_times_one():
     assert layer.table.weight.std().item() == pytest.approx(0.3, rel=0.1)
 
 
+def test_a_bigram_starts_as_nothing_and_learns_what_pairs_ask_of_it():
+    """Its gradient reaches the rows of the pairs that are there, no other; the first of a document is a pair with nothing."""
+    plain, model = make(), make(bigram_rows=997)
+    assert torch.equal(model(IDS, DOCUMENTS), plain(IDS, DOCUMENTS))
+    assert model.flops_per_token(16) == plain.flops_per_token(16)
+    rows_N = gradients(model)["bigrams.table.weight"].abs().sum(1).nonzero()[:, 0]
+    before = [-1, *IDS[:4].tolist(), -1, *IDS[5:8].tolist(), -1, *IDS[9:15].tolist()]
+    pairs = {((first + 1) * 27191 ^ second * 36313) % 997 for first, second in zip(before, IDS.tolist())}
+    assert set(rows_N.tolist()) == pairs and len(pairs) > 12
+    assert "bigrams.table.weight" in {name for name, p in model.named_parameters() if id(p) in map(id, partition(model)["embeddings"])}
+
+
+def test_a_bigram_looks_back_and_not_beyond_its_document():
+    model = make(causal=True, layers=1, bigram_rows=997)
+    torch.nn.init.normal_(model.bigrams.table.weight)
+    seen = model.embedded
+    views = []
+    model.embedded = lambda view: views.append(seen(view)) or views[-1]
+    for changed in (3, 4):      # the last but one of the first document, and its last
+        ids = IDS.clone()
+        ids[changed] = (ids[changed] + 1) % 50
+        model(IDS, DOCUMENTS), model(ids, DOCUMENTS)
+        differs = (views[-1] != views[-2]).any(1).nonzero()[:, 0].tolist()
+        assert differs == ([3, 4] if changed == 3 else [4])
+
+
 def test_the_switches_learn_and_their_parameters_have_their_places():
     model = make(**SWITCHES)
     assert all(gradient.abs().sum() > 0 for gradient in gradients(model).values())

@@ -56,7 +56,8 @@ TECHNIQUES = {
     "hybrid": ("objective.type=hybrid", "train.micro_batch_tokens=4096"), "ema": ("train.ema=0.9",),
     "lengths": ("train.sequence_schedule=[[0, 32], [0.5, 128]]", "model.rope_base_end=40000"),
     "windows": ("train.window_schedule=[[0, 16], [0.5, 128]]",), "layers": ("train.layer_schedule=[[0, 1], [0.5, 2]]",),
-    "parts": ("model.value_embeddings=true", "model.residual_scalars=true", "model.logit_softcap=15", "model.mlp=relu2")}
+    "parts": ("model.value_embeddings=true", "model.residual_scalars=true", "model.logit_softcap=15", "model.mlp=relu2",
+              "model.bigram_rows=4096")}
 
 
 @pytest.mark.parametrize("name", TECHNIQUES)

@@ -20,9 +20,10 @@ SWITCHES = {
     "sinusoidal": {"position": "scaled_sinusoidal"}, "no positions": {"position": "none"},
     "layernorm and bias": {"norm": "layernorm", "bias": True},
     "swiglu": {"mlp": "swiglu"}, "relu2": {"mlp": "relu2"}, "gelu untied": {"mlp": "gelu", "tied": False},
-    "values and scalars": {"value_embeddings": True, "residual_scalars": True}, "whole rows": {"document_mask": False},
+    "values and scalars": {"value_embeddings": True, "residual_scalars": True}, "whole rows": {"document_mask": False}, "bigrams": {"bigram_rows": 31},
     "base": {"rope_base": 100.0, "rope_base_end": 700.0},
-    "all": {"kv_heads": 2, "window": 4, "value_embeddings": True, "residual_scalars": True, "bias": True, "logit_softcap": 3.0},
+    "all": {"kv_heads": 2, "window": 4, "value_embeddings": True, "residual_scalars": True, "bias": True, "logit_softcap": 3.0,
+            "bigram_rows": 31},
 }
 
 

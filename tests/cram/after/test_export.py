@@ -181,6 +181,7 @@ def test_the_same_run_gives_the_same_bytes(tmp_path, tiny, config):
 @pytest.mark.parametrize("overrides, reasons", [
     ((CAUSAL, "model.value_embeddings=true"), ["value_embeddings"]),
     ((CAUSAL, "model.residual_scalars=true"), ["residual_scalars"]),
+    ((CAUSAL, "model.bigram_rows=64"), ["bigram_rows"]),
     ((CAUSAL, "model.logit_softcap=15"), ["logit_softcap"]), ((CAUSAL, "model.bias=true"), ["bias"]),
     ((CAUSAL, "model.mlp=relu2"), ["mlp"]), ((CAUSAL, "model.norm=layernorm"), ["norm"]),
     ((CAUSAL, "model.position=none"), ["position"]), ((CAUSAL, "model.first_attention_norm=false"), ["first_attention_norm"]),

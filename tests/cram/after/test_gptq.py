@@ -93,7 +93,8 @@ def test_inputs_that_never_came_and_factors_of_the_hessian():
 
 
 @pytest.mark.parametrize("changes", [{}, {"mlp": "relu2", "kv_heads": 2, "bias": True},
-                                     {"value_embeddings": True, "residual_scalars": True, "document_mask": False}])
+                                     {"value_embeddings": True, "residual_scalars": True, "document_mask": False,
+                                      "bigram_rows": 31}])
 def test_every_matrix_sees_what_the_rounded_ones_before_it_give(changes):
     """The Hessians are those of a model whose earlier matrices are rounded already; later ones do not matter."""
     shape = {"layers": 2, "width": 32, "heads": 2, "zero_init": False, "init_std": 0.2}
