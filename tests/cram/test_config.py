@@ -11,7 +11,7 @@ from cram.errors import CramError
 from cram.explain import differences, explain
 from cram.schema import Config
 
-SHIPPED = ("demo", "demo_gpt", "laptop_gpt", "bert_day", "gpt_day", "cramming2022")
+SHIPPED = ("demo", "demo_gpt", "laptop", "laptop_gpt", "bert_day", "gpt_day", "cramming2022")
 
 
 def write(folder, name, text):
