@@ -63,9 +63,10 @@ class ValueEmbedding(nn.Module):
 
 
 class BigramEmbedding(nn.Module):
-    """What a token with the one before it adds to the stream, whatever their context: table[hash(previous, token)].
+    """What a token with the one before it adds to the stream, whatever their context: scale * table[hash(previous, token)].
 
-    After modded-nanogpt. There are V^2 pairs and far fewer rows, so pairs share rows, as they fall (Weinberger et al. 2009,
+    After modded-nanogpt, which has such a learned scale, too (without it a small model gained a third less,
+    reports/recipe_log.md). There are V^2 pairs and far fewer rows, so pairs share rows, as they fall (Weinberger et al. 2009,
     "Feature Hashing"): frequent ones decide what a row holds. Look-ups are free of FLOPs, not of memory: rows x D numbers. A
     small model learns from it at once what it else needs attention for. Starts at zero, which changes nothing.
     """
@@ -73,10 +74,12 @@ class BigramEmbedding(nn.Module):
     def __init__(self, rows: int, width: int):
         super().__init__()
         self.table = nn.Embedding(rows, width)
+        self.scale = nn.Parameter(torch.tensor([0.1]))
+        nn.init.zeros_(self.table.weight)
 
     def forward(self, previous_N: Tensor, ids_N: Tensor) -> Tensor:
         """Ids int64 [N] of the tokens before (NO_TOKEN where a document begins) and of the tokens themselves to [N, D]."""
-        return self.table(((previous_N + 1) * 27191 ^ ids_N * 36313) % self.table.num_embeddings)
+        return self.scale * self.table(((previous_N + 1) * 27191 ^ ids_N * 36313) % self.table.num_embeddings)
 
 
 class Attention(nn.Module):

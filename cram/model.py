@@ -74,7 +74,6 @@ class Transformer(nn.Module):
         self.residual_scalars = ResidualScalars(model.layers) if model.residual_scalars else None
         if model.bigram_rows is not None:
             self.bigrams = BigramEmbedding(model.bigram_rows, model.width)
-            nn.init.zeros_(self.bigrams.table.weight)
         self.backend = attention_backend(model, self.embedding.weight.device)
         self.depth, self.window, self.recompute = model.layers, model.window, "none"
         self.rope_base = model.rope_base if model.rope_base_end is None else model.rope_base_end

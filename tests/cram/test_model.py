@@ -159,7 +159,8 @@ def by_the_formulas(model, ids, lengths):
             x = norm(x, "embedding_norm")
         if config.bigram_rows:
             pairs = zip([0, *(document + 1).tolist()], document.tolist())  # 0: nothing before
-            x = x + w["bigrams.table.weight"][[(before * 27191 ^ token * 36313) % config.bigram_rows for before, token in pairs]]
+            rows = [(before * 27191 ^ token * 36313) % config.bigram_rows for before, token in pairs]
+            x = x + w["bigrams.scale"] * w["bigrams.table.weight"][rows]
         x0 = x
         for layer in range(config.layers):
             name = f"blocks.{layer}"
