@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 CHUNK_BYTES = 64 * 2**20  # of logits in one chunk: large enough for the matrix products, small beside the model
-CACHED_ROWS = 32  # of a chunk at a time, in PyTorch's own operations: a few of them pass over the same numbers
+CACHED_ROWS = 128  # of a chunk at a time, in PyTorch's own operations: a few of them pass over the same numbers
 
 
 def linear_cross_entropy(x_PD: Tensor, weight_VD: Tensor, labels_P: Tensor, *, ignore_index: int = -100,
@@ -149,25 +149,27 @@ def loss_rows_(logits_CV: Tensor, labels_C: Tensor, loss_C: Tensor, *, ignore_in
 
     Computes in the dtype of loss_C. Without gradients logits_CV is left with values of no meaning.
     """
-    work_2RV = torch.empty(2, min(CACHED_ROWS, len(logits_CV)), logits_CV.shape[1], dtype=loss_C.dtype, device=loss_C.device)
+    p_RV = torch.empty_like(logits_CV[:CACHED_ROWS], dtype=loss_C.dtype)
+    z_RV = None if logits_CV.dtype == loss_C.dtype else torch.empty_like(p_RV)
     for start in range(0, len(logits_CV), CACHED_ROWS):
         rows = slice(start, start + CACHED_ROWS)
-        _loss_of_a_few_(logits_CV[rows], labels_C[rows].long()[:, None], loss_C[rows], work_2RV, ignore_index, softcap, z_loss,
-                        gradients)
+        logits_RV = logits_CV[rows]
+        count = len(logits_RV)
+        _loss_of_a_few_(logits_RV, labels_C[rows].long()[:, None], loss_C[rows], logits_RV if z_RV is None else
+                        z_RV[:count].copy_(logits_RV), p_RV[:count], ignore_index, softcap, z_loss, gradients)
 
 
-def _loss_of_a_few_(logits_RV: Tensor, label_R1: Tensor, loss_R: Tensor, work_2RV: Tensor, ignore_index: int,
+def _loss_of_a_few_(logits_RV: Tensor, label_R1: Tensor, loss_R: Tensor, z_RV: Tensor, p_RV: Tensor, ignore_index: int,
                     softcap: Optional[float], z_loss: float, gradients: bool) -> None:
-    """``loss_rows_`` of so few rows that what passes over them stays in the cache. work_2RV: two buffers, of any content.
+    """``loss_rows_`` of so few rows that what passes over them stays in the cache. z_RV: the logits in the dtype of loss_R, and
+    p_RV: a buffer; both are overwritten.
 
     The sum of exp(z - top) is 1 / the largest probability, since exp(top - top) is 1: so the softmax holds it already.
     """
-    z_RV, p_RV = work_2RV[:, :len(logits_RV)]
-    z_RV.copy_(logits_RV)
     slope_RV = None
     if softcap is not None:
         z_RV.div_(softcap).tanh_()
-        slope_RV = 1 - z_RV.square() if gradients else None
+        slope_RV = z_RV.square().neg_().add_(1) if gradients else None
         z_RV.mul_(softcap)
 
     kept_R1 = label_R1 != ignore_index
