@@ -153,10 +153,10 @@ def loss_rows_(logits_CV: Tensor, labels_C: Tensor, loss_C: Tensor, *, ignore_in
     z_RV = None if logits_CV.dtype == loss_C.dtype else torch.empty_like(p_RV)
     for start in range(0, len(logits_CV), CACHED_ROWS):
         rows = slice(start, start + CACHED_ROWS)
-        logits_RV = logits_CV[rows]
-        count = len(logits_RV)
-        _loss_of_a_few_(logits_RV, labels_C[rows].long()[:, None], loss_C[rows], logits_RV if z_RV is None else
-                        z_RV[:count].copy_(logits_RV), p_RV[:count], ignore_index, softcap, z_loss, gradients)
+        logits_RV, count = logits_CV[rows], len(logits_CV[rows])
+        wide_RV = logits_RV if z_RV is None else z_RV[:count].copy_(logits_RV)
+        _loss_of_a_few_(logits_RV, labels_C[rows].long()[:, None], loss_C[rows], wide_RV, p_RV[:count], ignore_index, softcap,
+                        z_loss, gradients)
 
 
 def _loss_of_a_few_(logits_RV: Tensor, label_R1: Tensor, loss_R: Tensor, z_RV: Tensor, p_RV: Tensor, ignore_index: int,

@@ -34,6 +34,8 @@ CHOICES = {
         "vocabulary loses by it, one that would have brought a larger vocabulary gains, for a small head is fast.",
         "The clock runs from the start of the process to its end: imports, building, compilation, saving. Who starts slowly "
         "loses, the more the shorter the budget.",
+        "Everybody multiplies in the precision that its own program takes on the device: on a CPU ours in bf16 where the "
+        "processor does that itself (train.precision=native), nanoGPT and cramming in float32. That favours ours.",
         "Peers' pace is the fastest of a few exempt runs and their settings are chosen by the very measure of the race: both "
         "in favour of the peer. Ours is run as its recipe says.",
         "A run counts when it took between 97% and 102% of the budget; else it is repeated, shorter or longer, four times at "
