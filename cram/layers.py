@@ -65,10 +65,11 @@ class ValueEmbedding(nn.Module):
 class BigramEmbedding(nn.Module):
     """What a token with the one before it adds to the stream, whatever their context: scale * table[hash(previous, token)].
 
-    After modded-nanogpt, which has such a learned scale, too (without it a small model gained a third less,
-    reports/recipe_log.md, causal-7-parts). There are V^2 pairs and far fewer rows, so pairs share rows, as they fall (Weinberger et al. 2009,
-    "Feature Hashing"): frequent ones decide what a row holds. Look-ups are free of FLOPs, not of memory: rows x D numbers. A
-    small model learns from it at once what it else needs attention for. Starts at zero, which changes nothing.
+    After modded-nanogpt, which has such a learned scale, too (without it a small model gained a third less:
+    reports/recipe_log.md, causal-7-parts). There are V^2 pairs and far fewer rows, so pairs share rows, as they fall
+    (Weinberger et al. 2009, "Feature Hashing"): frequent ones decide what a row holds. Look-ups are free of FLOPs, not of
+    memory: rows x D numbers. A small model learns from it at once what it else needs attention for. Starts at zero, which
+    changes nothing.
     """
 
     def __init__(self, rows: int, width: int):
