@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cram.ops import Documents, QKNorm, Rope, attention, sight
 
 GATE_CHANNELS = 32  # of its input, that the gate of a value embedding reads
-NO_TOKEN = -1       # before the first of a document
+NO_TOKEN = -1       # before the first of a document, after the last
 
 
 class RMSNorm(nn.RMSNorm):
@@ -63,13 +63,14 @@ class ValueEmbedding(nn.Module):
 
 
 class BigramEmbedding(nn.Module):
-    """What a token with the one before it adds to the stream, whatever their context: scale * table[hash(previous, token)].
+    """What a token with its neighbour adds to the stream, whatever their context: scale * table[hash(neighbour, token)].
 
     After modded-nanogpt, which has such a learned scale, too (without it a small model gained a third less:
     reports/recipe_log.md, causal-7-parts). There are V^2 pairs and far fewer rows, so pairs share rows, as they fall
     (Weinberger et al. 2009, "Feature Hashing"): frequent ones decide what a row holds. Look-ups are free of FLOPs, not of
     memory: rows x D numbers. A small model learns from it at once what it else needs attention for. Starts at zero, which
-    changes nothing.
+    changes nothing. A causal model has a table of pairs with the token before; a masked one has another for those with the
+    token after, so that [MASK] knows both of its neighbours before the first block.
     """
 
     def __init__(self, rows: int, width: int):
@@ -78,9 +79,9 @@ class BigramEmbedding(nn.Module):
         self.scale = nn.Parameter(torch.tensor([0.1]))
         nn.init.zeros_(self.table.weight)
 
-    def forward(self, previous_N: Tensor, ids_N: Tensor) -> Tensor:
-        """Ids int64 [N] of the tokens before (NO_TOKEN where a document begins) and of the tokens themselves to [N, D]."""
-        return self.scale * self.table(((previous_N + 1) * 27191 ^ ids_N * 36313) % self.table.num_embeddings)
+    def forward(self, neighbour_N: Tensor, ids_N: Tensor) -> Tensor:
+        """Ids int64 [N] of the neighbours (NO_TOKEN beyond a document) and of the tokens themselves to [N, D]."""
+        return self.scale * self.table(((neighbour_N + 1) * 27191 ^ ids_N * 36313) % self.table.num_embeddings)
 
 
 class Attention(nn.Module):
@@ -176,6 +177,11 @@ class View:
     def previous(self) -> Tensor:
         """The token before each in its document, int64 [N]; NO_TOKEN where there is none."""
         return torch.where(self.positions_N > 0, self.ids_N.roll(1), NO_TOKEN)
+
+    def following(self) -> Tensor:
+        """The token after each in its document, int64 [N]; NO_TOKEN where there is none."""
+        last_N = torch.cat((self.positions_N[1:] == 0, self.positions_N.new_ones(1, dtype=torch.bool)))
+        return torch.where(last_N, NO_TOKEN, self.ids_N.roll(-1))
 
     def attend(self, layer: Attention, q_NHK: Tensor, k_NGK: Tensor, v_NGK: Tensor, qk_norm: Optional[QKNorm]) -> Tensor:
         """What the queries of a layer find, [N, H, K]. Other views keep keys and values here: ``cram.after.cache``."""

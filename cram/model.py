@@ -61,7 +61,7 @@ class Transformer(nn.Module):
         self.embedding = nn.Embedding(vocab_size, model.width)
         self.position = ScaledSinusoidal(model.width) if model.position == "scaled_sinusoidal" else None
         self.embedding_norm = make_norm(model, model.width) if model.embedding_norm else nn.Identity()
-        self.bigrams = None
+        self.bigrams = self.bigrams_after = None
         self.blocks = nn.ModuleList(Block(model, first=layer == 0) for layer in range(model.layers))
         self.final_norm = make_norm(model, model.width)
         self.head = nn.Linear(model.width, vocab_size, bias=False)
@@ -74,6 +74,7 @@ class Transformer(nn.Module):
         self.residual_scalars = ResidualScalars(model.layers) if model.residual_scalars else None
         if model.bigram_rows is not None:
             self.bigrams = BigramEmbedding(model.bigram_rows, model.width)
+            self.bigrams_after = None if causal else BigramEmbedding(model.bigram_rows, model.width)
         self.backend = attention_backend(model, self.embedding.weight.device)
         self.depth, self.window, self.recompute = model.layers, model.window, "none"
         self.rope_base = model.rope_base if model.rope_base_end is None else model.rope_base_end
@@ -114,7 +115,11 @@ class Transformer(nn.Module):
         if self.position is not None:
             x_ND = x_ND + self.position(view.positions_N)
         x_ND = self.embedding_norm(x_ND)
-        return x_ND if self.bigrams is None else x_ND + self.bigrams(view.previous(), view.ids_N)
+        if self.bigrams is not None:
+            x_ND = x_ND + self.bigrams(view.previous(), view.ids_N)
+        if self.bigrams_after is not None:
+            x_ND = x_ND + self.bigrams_after(view.following(), view.ids_N)
+        return x_ND
 
     def layer(self, layer: int, x_ND: Tensor, x0_ND: Tensor, view: View) -> Tensor:
         """The stream [N, D] after a block, from that before it and the embedded tokens x0."""

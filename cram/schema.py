@@ -54,7 +54,7 @@ class Model:
         False, "each block reads a x + b x0, x0 the embedded tokens, with learned a (from 1) and b (from 0) (modded-nanogpt)")
     bigram_rows: Optional[int] = key(
         None, "add an embedding of each token with the one before it, from a table of so many rows that pairs share by a hash "
-        "(modded-nanogpt); null: none")
+        "(modded-nanogpt); in a masked model also with the one after it, from a second table; null: none")
     window: Optional[int] = key(None, "attend at most this many tokens to each side; null: whole document")
     document_mask: bool = key(True, "attention never crosses a document boundary; false: whole row, as cramming and nanoGPT")
 

@@ -21,8 +21,8 @@ from data_prep.files import replace_durably
 
 ROUNDS = 3
 FEW = 2             # steps of the shorter run
-SECONDS = 20.0      # that the steps between should take
-SEEN = 0.2          # share of these that tells steps from the noise of starting
+SECONDS = 60.0      # that the steps between should take: a start of ten varies by one
+SEEN = 0.1          # share of these that tells steps from the noise of starting
 MOST = 2000         # steps of the longer run
 LIMIT = 3600.0
 

@@ -158,9 +158,12 @@ def by_the_formulas(model, ids, lengths):
         if config.embedding_norm:
             x = norm(x, "embedding_norm")
         if config.bigram_rows:
-            pairs = zip([0, *(document + 1).tolist()], document.tolist())  # 0: nothing before
-            rows = [(before * 27191 ^ token * 36313) % config.bigram_rows for before, token in pairs]
-            x = x + w["bigrams.scale"] * w["bigrams.table.weight"][rows]
+            neighbours = {"bigrams": [0, *(document[:-1] + 1).tolist()]}  # 0: none
+            if not model.causal:
+                neighbours["bigrams_after"] = [*(document[1:] + 1).tolist(), 0]
+            for name, beside in neighbours.items():
+                rows = [(other * 27191 ^ token * 36313) % config.bigram_rows for other, token in zip(beside, document.tolist())]
+                x = x + w[f"{name}.scale"] * w[f"{name}.table.weight"][rows]
         x0 = x
         for layer in range(config.layers):
             name = f"blocks.{layer}"

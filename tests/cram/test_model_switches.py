@@ -150,18 +150,23 @@ def test_a_bigram_starts_as_nothing_and_learns_what_pairs_ask_of_it():
     assert any(p is model.bigrams.table.weight for p in partition(model)["embeddings"])
 
 
-def test_a_bigram_looks_back_and_not_beyond_its_document():
-    model = make(causal=True, layers=1, bigram_rows=997)
-    torch.nn.init.normal_(model.bigrams.table.weight)
+@pytest.mark.parametrize("causal, reached", [
+    (True, {3: [3, 4], 4: [4], 5: [5, 6]}), (False, {3: [2, 3, 4], 4: [3, 4], 5: [5, 6]})])
+def test_a_bigram_looks_at_its_neighbours_and_not_beyond_its_document(causal, reached):
+    """Back alone in a causal model, to both sides in a masked one; the first document ends with token 4."""
+    model = make(causal=causal, layers=1, bigram_rows=997)
+    for table in (model.bigrams, model.bigrams_after):
+        if table is not None:
+            torch.nn.init.normal_(table.table.weight)
     seen = model.embedded
     views = []
     model.embedded = lambda view: views.append(seen(view)) or views[-1]
-    for changed in (3, 4):      # the last but one of the first document, and its last
+    for changed, expected in reached.items():
         ids = IDS.clone()
         ids[changed] = (ids[changed] + 1) % 50
         model(IDS, DOCUMENTS), model(ids, DOCUMENTS)
         differs = (views[-1] != views[-2]).any(1).nonzero()[:, 0].tolist()
-        assert differs == ([3, 4] if changed == 3 else [4])
+        assert differs == expected
 
 
 def test_the_switches_learn_and_their_parameters_have_their_places():
