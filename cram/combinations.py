@@ -107,6 +107,19 @@ COMBINATIONS = (
         "the results of its products are bf16", "use train.precision=bf16",
         lambda c: c.train.fp8 and c.train.precision in ("fp16", "fp32"), ("train.fp8=true", "train.precision=fp32")),
     Combination(
+        ("train.workers", "train.compile"), "train.workers above 1 with train.compile=on",
+        "compiled code is made by one thread for itself", "choose one; train.workers=null gives way",
+        lambda c: (c.train.workers or 1) > 1 and c.train.compile == "on", ("train.workers=2", "train.compile=on")),
+    Combination(
+        ("train.workers", "train.parallel"), "train.workers above 1 with train.parallel",
+        "gradients are summed over processes while one backward pass runs", "choose one; train.workers=null gives way",
+        lambda c: (c.train.workers or 1) > 1 and c.train.parallel != "none", ("train.workers=2", "train.parallel=ddp")),
+    Combination(
+        ("train.workers", "optimizer.fused_backward"), "train.workers above 1 with optimizer.fused_backward",
+        "a parameter would be updated before all workers' gradients are there", "choose one; train.workers=null gives way",
+        lambda c: (c.train.workers or 1) > 1 and c.optimizer.fused_backward,
+        ("train.workers=2", "optimizer.type=adalomo", "optimizer.clip=null", "optimizer.fused_backward=true")),
+    Combination(
         ("distill.teacher", "train.loss"), "distill.teacher with train.loss=chunked",
         "the whole distributions of both models are compared", "use train.loss=plain",
         lambda c: c.distill.teacher is not None and c.train.loss == "chunked",

@@ -112,12 +112,13 @@ def keep_freed_memory() -> bool:
     """Let the C library keep freed buffers for the next step; returns whether it could be asked (glibc only).
 
     By default glibc maps every tensor over 32 MB anew and unmaps it when freed, so the kernel clears the
-    logits' pages again in every step. mallopt(3): M_MMAP_MAX (-4) 0, M_TRIM_THRESHOLD (-1) at its maximum.
+    logits' pages again in every step. mallopt(3): M_MMAP_MAX (-4) 0, M_TRIM_THRESHOLD (-1) at its maximum; M_ARENA_MAX (-8) 1,
+    for the heaps that other threads get of their own go back to the kernel even so.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     libc = ctypes.CDLL(None)
-    return bool(libc.mallopt(-4, 0)) and bool(libc.mallopt(-1, 2**31 - 1))
+    return all(libc.mallopt(*option) for option in ((-4, 0), (-1, 2**31 - 1), (-8, 1)))
 
 
 def energy_meter(enabled: bool, kind: str, say: Callable[[str], None], cards: int = 1) -> Callable[[], Optional[float]]:

@@ -28,6 +28,7 @@ from cram.objective import Loss, predicted_fraction
 from cram.optim import Optimizers, finish_gradients
 from cram.parallel import World
 from cram.shapes import Shape, shape_at
+from cram.side_by_side import Workers, add_gradients, worker_count
 
 
 class Learner:
@@ -65,6 +66,8 @@ class Learner:
         self.loss_scale = LossScale(device.scaled, device=device.kind)
         self.guard = Guard(train, device.kind)
         self.ema = EMA(self.model, train.ema) if train.ema is not None else None
+        count = worker_count(config, device)
+        self.workers = Workers(count) if count > 1 else None
         self._flops: dict[tuple, float] = {}
         self._skip: Optional[Tensor] = None  # the guard's verdict on a fused backward pass
         self._averaged: Optional[Transformer] = None
@@ -84,18 +87,39 @@ class Learner:
     def backward(self, micro_batches: list, weights: dict[bool, float]) -> Tensor:
         """Gradients of the step's loss: the sum over micro-batches of their nats times the weight of their kind. Returns
         that loss, float32 [], over all processes. weights: by whether a micro-batch is causal."""
+        if self.workers is not None:
+            return self._backward_side_by_side(micro_batches, weights)
         loss_sum = torch.zeros((), device=self.device.kind)
         for number, micro in enumerate(micro_batches, start=1):
             weight = weights[micro.causal]
             with self.world.micro(self.loss, last=number == len(micro_batches)):
-                with self.device.autocast():
-                    total, nats = self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
+                total, nats = self.forward(micro)
                 if self.optimizers.fused:  # parameters change as soon as their gradients are there
                     self._skip = self.guard.judge(nats * weight)
                     self.optimizers.before_backward(self._skip)
                 (total * (self.loss_scale.scale * (self.world.scale * weight))).backward()
             loss_sum += nats * weight
         return self.world.reduce(loss_sum)
+
+    def forward(self, micro) -> tuple[Tensor, Tensor]:
+        """What is minimised in a micro-batch and its nats, as ``Loss``, in the device's precision."""
+        with self.device.autocast():
+            return self.loss(micro.ids_N, micro.documents, micro.positions_K, micro.labels_K, micro.causal)
+
+    def _backward_side_by_side(self, micro_batches: list, weights: dict[bool, float]) -> Tensor:
+        """As ``backward``, by the workers: the same bits."""
+        parameters, loss_sum = [*self.model.parameters()], torch.zeros(())
+
+        def gradients_of(micro) -> tuple[Tensor, tuple[Optional[Tensor], ...]]:
+            weight = weights[micro.causal]
+            total, nats = self.forward(micro)
+            scaled = total * (self.loss_scale.scale * (self.world.scale * weight))
+            return nats * weight, torch.autograd.grad(scaled, parameters, allow_unused=True)
+
+        for nats, gradients in self.workers.map(gradients_of, micro_batches):
+            add_gradients(parameters, gradients)
+            loss_sum += nats
+        return loss_sum
 
     def update(self, loss: Tensor) -> tuple[Optional[Tensor], Tensor]:
         """One optimizer step, unless the guard finds that loss, the mean over the step, or its gradient impossible. Returns the

@@ -69,7 +69,7 @@ RANGES: dict[Rule, tuple[str, ...]] = {
     INSIDE: ("data.validation_fraction", "objective.mask_rate", "objective.mask_rate_end", "objective.causal_share",
              "evaluate.mask_rate", "train.ema"),
     DECAY: ("optimizer.beta1", "optimizer.beta2", "optimizer.momentum"),
-    THREADS: ("train.threads",),
+    THREADS: ("train.threads", "train.workers"),
     MEMORY: ("train.spike_window",),
     LEVELS: ("objective.mask_rate_levels",),
     AN_HOUR: ("telemetry.heartbeat",),
@@ -262,6 +262,12 @@ def _train(config: Config):
         if micro and tokens and tokens % micro:
             yield (("train.micro_batch_tokens", f"train.{name}"),
                    f"train.{name} {tokens} is not a multiple of train.micro_batch_tokens {micro}")
+    for name in ("batch_tokens", "batch_start_tokens"):
+        tokens = getattr(train, name)
+        if train.workers and tokens and tokens // row % train.workers:
+            yield (("train.workers", f"train.{name}"),
+                   f"train.workers {train.workers} do not divide the {tokens // row} rows of train.{name} {tokens}; use a "
+                   "divisor, or null")
     start = train.batch_start_tokens
     if train.batch_ramp > 0 and start is None:
         yield ("train.batch_ramp",), "train.batch_ramp needs train.batch_start_tokens, the batch at the beginning"

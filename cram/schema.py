@@ -136,7 +136,7 @@ class Train:
         "model.layers")
     micro_batch_tokens: Optional[int] = key(
         None, "tokens per forward/backward; null: on CUDA the largest that fits, measured and charged; on CPU batch_tokens "
-        "up to 8192")
+        "up to 8192, divided among the workers")
     device: Literal["auto", "cpu", "cuda"] = key("auto", "auto: CUDA when there is a card")
     precision: Literal["auto", "native", "fp32", "bf16", "fp16"] = key(
         "auto", "auto: bf16 where the card has it, else fp16 with loss scaling, fp32 on CPU; native: the same, but bf16 on a "
@@ -162,6 +162,9 @@ class Train:
     skip_limit: int = key(10, "so many skipped steps in a row: go back to the newest checkpoint and skip the text since")
     rollback_limit: int = key(2, "so often at most; then the run stops with advice")
     threads: Optional[int] = key(None, "CPU threads of torch; null: torch's own choice")
+    workers: Optional[int] = key(
+        1, "CPU: so many micro-batches are computed side by side, each by its share of the threads, which suits small models; "
+        "null: one a thread, where the batch can be divided so")
     deterministic: bool = key(True, "ask torch for deterministic algorithms (same bits on the same machine)")
     checkpoint_every: Optional[float] = key(
         None, "seconds between checkpoints; null: so that saving costs at most 1%, between 10 s and 10 min")

@@ -15,6 +15,7 @@ from cram.learner import Learner, take_on
 from cram.objective import predicted_fraction
 from cram.ops import Documents
 from cram.shapes import Shape
+from cram.side_by_side import worker_count
 
 
 def trial(learner: Learner, config, tokens: int, shape: Optional[Shape] = None, causal: Optional[bool] = None) -> float:
@@ -62,7 +63,8 @@ def share_of_batch(config, world: int) -> int:
 
 def choose_micro_batch(learner: Learner, config, world: int) -> int:
     """Tokens per forward/backward of each of ``world`` processes that share the batch: as configured; on CUDA the most that
-    fit; on the CPU 8,192 at most; the whole batch where AdaLomo updates inside the backward pass."""
+    fit; on the CPU 8,192 at most, and at least one for each of its workers; the whole batch where AdaLomo updates inside the
+    backward pass."""
     train, row, batch = config.train, config.train.sequence_length, share_of_batch(config, world)
     if train.micro_batch_tokens is not None:
         if batch % train.micro_batch_tokens:
@@ -78,7 +80,9 @@ def choose_micro_batch(learner: Learner, config, world: int) -> int:
         return largest_micro_batch(lambda tokens: trial(learner, config, tokens), row=row, batch=batch,
                                    keep_free=8 * learner.model.parameter_count())  # two moments, float32
     rows = batch // row
-    parts = next(parts for parts in range(1, rows + 1) if rows % parts == 0 and batch // parts <= max(8192, row))
+    workers = worker_count(config, learner.device)
+    parts = next(parts for parts in range(workers, rows + 1, workers)
+                 if rows % parts == 0 and batch // parts <= max(8192, row))
     return batch // parts
 
 

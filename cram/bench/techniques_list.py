@@ -130,6 +130,10 @@ TECHNIQUES = (
               "The mean of the last weights is steadier than the last.", "cram.ema:EMA",
               T + "optim_averages.py::test_ema_equals_the_sum_written_out"),
     # devices
+    Technique("micro-batches side by side", ("train.workers=2",), "data parallelism within a process",
+              "A processor's threads each compute a micro-batch: the operations of a small model are too short to be divided.",
+              "cram.side_by_side:Workers", T + "side_by_side.py::test_the_bits_are_those_of_one_worker", MICRO,
+              unmeasured="depends on the number of threads: reports/speed_log.md"),
     *(Technique(name, (f"train.parallel={kind}",), source, purpose, "cram.parallel:World",
                 T + "parallel.py::test_every_step_equals_that_of_one_process", unmeasured=PROCESSES)
       for name, kind, source, purpose in (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from pathlib import Path
 from typing import Callable, Optional
@@ -36,6 +37,7 @@ def profile(config, *, progress: float, steps: int, trace: Optional[Path], say: 
     Raises CramError for what cannot be profiled, and when memory runs out.
     """
     refuse(config, progress, steps, thread_time)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, workers=1))  # modules are watched in one thread
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     device = choose_device(config.train)
