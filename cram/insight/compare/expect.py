@@ -19,8 +19,8 @@ from cram.insight.compare.side import Side
 TOLERANCE = 0.03       # of the score; seeds of small runs differ by 0.1% to 2% (reports/bench/defaults_cpu.md)
 PER_DOUBLING = 0.12
 WITHOUT_EFFECT = ("name", "out", "telemetry.", "data.workers", "data.engine", "data.mirror", "evaluate.mirror", "train.threads",
-                  "train.checkpoint_every", "train.keep_checkpoints", "quantize.", "evaluate.prompts", "evaluate.blanks",
-                  "evaluate.tasks", "evaluate.minimal_pairs", "evaluate.sample_tokens", "evaluate.finetune.")
+                  "train.workers", "train.checkpoint_every", "train.keep_checkpoints", "quantize.", "evaluate.prompts",
+                  "evaluate.blanks", "evaluate.tasks", "evaluate.minimal_pairs", "evaluate.sample_tokens", "evaluate.finetune.")
 
 
 class Check(NamedTuple):

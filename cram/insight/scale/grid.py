@@ -30,9 +30,10 @@ QUIET = ("evaluate.minimal_pairs=0", "evaluate.prompts=[The]", "evaluate.sample_
 # Keys that make another recipe when they differ; those that set size, budget or the machine do not.
 FREE = ("name", "out", "seed", "budget", "model.layers", "model.width", "model.heads", "model.kv_heads", "model.mlp_width",
         "model.attention", "evaluate", "quantize", "telemetry", "data.workers", "data.engine", "data.mirror", "train.device",
-        "train.threads", "train.compile", "train.micro_batch_tokens", "train.checkpoint_every", "train.checkpoint_every_steps",
-        "train.keep_checkpoints", "train.validate_every", "train.validation_tokens", "train.validation_pairs", "train.reserve",
-        "train.replay", "train.recompute", "train.parallel", "train.deterministic", "train.loss")
+        "train.threads", "train.workers", "train.compile", "train.micro_batch_tokens", "train.checkpoint_every",
+        "train.checkpoint_every_steps", "train.keep_checkpoints", "train.validate_every", "train.validation_tokens",
+        "train.validation_pairs", "train.reserve", "train.replay", "train.recompute", "train.parallel", "train.deterministic",
+        "train.loss")
 
 
 @dataclass(frozen=True)
