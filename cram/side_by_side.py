@@ -1,7 +1,7 @@
 """Micro-batches side by side on a processor: each is computed by a worker with its share of the threads.
 
 The operations of a small model are too short to be divided: every one of them begins and ends by waiting for all threads. A
-micro-batch has hundreds of them and nothing to wait for, so that workers hardly meet (``reports/speed_log.md``).
+micro-batch has hundreds of them and nothing to wait for, so that workers seldom meet (``reports/speed_log.md``).
 
 Bits depend on neither the workers' timing nor their number: each returns its gradients, and they are added in the order of the
 micro-batches, as one worker alone would add them.
