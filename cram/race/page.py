@@ -133,7 +133,8 @@ def finals_table(race: Race, able: Sequence[Competitor],
 
 def _share_of(good: Sequence[dict[str, Any]], key: str) -> str:
     found = [result["score"][key] for result in good if key in result["score"]]
-    return f"{statistics.fmean(found):.1%}" if found else "–"
+    remark = f" ({len(found)} of {len(good)} runs)" if len(found) < len(good) else ""
+    return f"{statistics.fmean(found):.1%}{remark}" if found else "–"
 
 
 def reached_blocks(race: Race, able: Sequence[Competitor], results: Sequence[dict[str, Any]]) -> list[tuple]:

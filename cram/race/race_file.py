@@ -10,7 +10,8 @@
         adapter: nanogpt                # cram/race/adapters/<name>.py, or the dotted name of a module of your own
         settings: {n_layer: 4}          # handed to the program as they are written
         tune: {share: 0.1, choices: [{learning_rate: 1e-3}, {learning_rate: 3e-3}]}    # tried before, exempt
-        speed: {n_layer: 4}             # cram race --speed: settings laid over the others
+        speed: {n_layer: 4}             # cram race --speed: settings laid over the others; or a list: these, then
+                                        # what each further one changes about the first
 
 Values of ``settings`` are never interpreted: they reach the command as text.
 """
@@ -36,14 +37,15 @@ TINY_SHARE = 0.5        # of a tuning and a ladder: less would be over before th
 
 @dataclass(frozen=True)
 class Entry:
-    """A competitor. choices: settings tried at ``share`` of the budget before the race; speed: None where it has no part."""
+    """A competitor. choices: settings tried at ``share`` of the budget before the race; speed: () where it has no part, else
+    the settings that are timed, then the changes to them that are timed, too."""
 
     name: str
     adapter: str
     settings: Mapping[str, str] = field(default_factory=dict)
     choices: tuple[Mapping[str, str], ...] = ()
     share: float = 0.1
-    speed: Optional[Mapping[str, str]] = None
+    speed: tuple[Mapping[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -140,9 +142,11 @@ def _entry(name: str, node: yaml.Node, path: Path, text: str) -> Entry:
     if "adapter" not in keys:
         raise CramError(f"{path}:{node.start_mark.line + 1}: {name}: adapter is missing; name one, such as 'adapter: cram'")
     given: dict[str, Any] = {"name": name, "adapter": keys["adapter"]}
-    for key in ("settings", "speed"):
-        if key in keys:
-            given[key] = _verbatim(keys[key], path, f"{name}.{key}", text)
+    if "settings" in keys:
+        given["settings"] = _verbatim(keys["settings"], path, f"{name}.settings", text)
+    if "speed" in keys:
+        several = keys["speed"].value if isinstance(keys["speed"], yaml.SequenceNode) else [keys["speed"]]
+        given["speed"] = tuple(_verbatim(each, path, f"{name}.speed", text) for each in several)
     if "tune" in keys:
         tune = _mapping(keys["tune"], path, f"{name}.tune", {"share": _share, "choices": None})
         choices = tune.get("choices")

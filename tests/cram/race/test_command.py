@@ -27,7 +27,7 @@ competitors:
   peer:
     adapter: tests.cram.race.fake_adapter
     settings: {each: 0.02, tokens: 3}
-    speed: {each: 0.04, tokens: 10, context: 10}
+    speed: [{each: 0.04, tokens: 10, context: 10}, {each: 0.01}]
   broken:
     adapter: tests.cram.race.fake_adapter
     settings: {fail: yes}
@@ -95,8 +95,10 @@ def test_the_speed_of_two_is_told_as_a_ratio(place, capsys, simulated):
     rows = {row["name"]: row for row in record["rows"]}
     assert rows["ours"]["tokens_per_second"] == pytest.approx(10 / 0.02)
     assert rows["peer"]["tokens_per_second"] == pytest.approx(10 / 0.04)
+    assert rows["peer with each=0.01"]["tokens_per_second"] == pytest.approx(10 / 0.01)
     said = capsys.readouterr().out
     assert re.search(r"peer +1 x 10 +250.0 .* 2.00", said) and "page: " in said
+    assert re.search(r"peer with each=0.01 +1 x 10 +1,000.0 .* 0.50", said)
 
 
 def test_a_dry_run_starts_nothing(place, capsys):

@@ -69,8 +69,8 @@ def test_shipped_races_are_read_by_their_name_and_no_configuration_of_a_run(name
         assert race.kind in adapter.KINDS
         assert adapter.context(entry.settings) > 0 and adapter.tokens_per_step(entry.settings) > 0
     sizes = {adapter.tokens_per_step(settings) // adapter.context(settings) * 1j + adapter.context(settings)
-             for adapter, settings in ((find_adapter(entry.adapter), {**entry.settings, **entry.speed})
-                                       for entry in race.entries.values() if entry.speed is not None)}
+             for adapter, settings in ((find_adapter(entry.adapter), {**entry.settings, **entry.speed[0], **change})
+                                       for entry in race.entries.values() for change in entry.speed)}
     assert len(sizes) == 1                      # speed: the same rows of the same length for all
     with pytest.raises(CramError) as error:
         find_configuration(name)
