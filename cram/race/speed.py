@@ -20,7 +20,7 @@ from cram.race.store import Store
 from cram.report_page import to_html, to_markdown
 from data_prep.files import replace_durably
 
-ROUNDS = 4
+ROUNDS = 3
 FEW = 2             # steps of the shorter run
 SECONDS = 45.0      # that the steps between should take: a start of ten varies by one
 SEEN = 0.1          # share of these that tells steps from the noise of starting
