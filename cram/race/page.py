@@ -84,7 +84,8 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
                               for name, source in sources.items()), hide(command, able, course, out)])),
         ("text", f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. Commits (a + "
                  "marks changed files, with their hash) and the held-out text:"),
-        ("code", "\n".join([f"{race.ours} {commits[race.ours]}", *(f"{name} {commits[name]}" for name in sources),
+        ("code", "\n".join([f"referee {machine['commit']}", f"{race.ours} {commits[race.ours]}",
+                            *(f"{name} {commits[name]}" for name in sources),
                             f"held-out text sha256 {course.digest}"])),
         ("details", "The command of every run", [("code", hide(shlex.join(result["command"]), able, course, out))
                                                   for result in results if result["failure"] is None])]

@@ -37,8 +37,8 @@ TINY_SHARE = 0.5        # of a tuning and a ladder: less would be over before th
 
 @dataclass(frozen=True)
 class Entry:
-    """A competitor. choices: settings tried at ``share`` of the budget before the race; speed: () where it has no part, else
-    the settings that are timed, then the changes to them that are timed, too."""
+    """A competitor. choices: settings tried at ``share`` of the budget (1: all of it) before the race; speed: () where it has no
+    part, else the settings that are timed, then the changes to them that are timed, too."""
 
     name: str
     adapter: str
@@ -146,9 +146,12 @@ def _entry(name: str, node: yaml.Node, path: Path, text: str) -> Entry:
         given["settings"] = _verbatim(keys["settings"], path, f"{name}.settings", text)
     if "speed" in keys:
         several = keys["speed"].value if isinstance(keys["speed"], yaml.SequenceNode) else [keys["speed"]]
+        if not several:
+            raise CramError(f"{path}:{keys['speed'].start_mark.line + 1}: {name}.speed: the list is empty; write settings to "
+                            "time, or leave speed out")
         given["speed"] = tuple(_verbatim(each, path, f"{name}.speed", text) for each in several)
     if "tune" in keys:
-        tune = _mapping(keys["tune"], path, f"{name}.tune", {"share": _share, "choices": None})
+        tune = _mapping(keys["tune"], path, f"{name}.tune", {"share": _share_or_whole, "choices": None})
         choices = tune.get("choices")
         if not isinstance(choices, yaml.SequenceNode) or not choices.value:
             raise CramError(f"{path}:{keys['tune'].start_mark.line + 1}: {name}.tune.choices: list the settings to try")
@@ -225,14 +228,18 @@ def _count(node: yaml.Node) -> int:
     return int(text)
 
 
-def _share(node: yaml.Node) -> float:
+def _share(node: yaml.Node, whole: bool = False) -> float:
     try:
         share = float(Fraction(_word(node)))
     except (ValueError, ZeroDivisionError):
         share = 0.0
-    if not 0 < share < 1:
-        raise ValueError(f"write a share between 0 and 1, such as 1/3, not '{node.value}'")
+    if not 0 < share < 1 and not (whole and share == 1):
+        raise ValueError(f"write a share between 0 and 1, such as 1/3{', or 1 for all of it' * whole}, not '{node.value}'")
     return share
+
+
+def _share_or_whole(node: yaml.Node) -> float:
+    return _share(node, whole=True)
 
 
 def _shares(node: yaml.Node) -> tuple[float, ...]:

@@ -19,6 +19,7 @@ competitors:
   peer:
     adapter: nanogpt
     tune: {share: 1/4, choices: [{learning_rate: 1e-3}, {learning_rate: 3e-3}]}
+    speed: {n_layer: 4}
 """
 
 
@@ -37,6 +38,12 @@ def test_a_race_is_read_and_its_settings_stay_as_they_are_written(tmp_path):
     assert race.entries["peer"].share == 0.25
 
 
+def test_settings_may_be_tried_with_the_whole_budget_but_a_rung_of_the_ladder_is_less(tmp_path):
+    assert read(write(tmp_path, GOOD.replace("share: 1/4", "share: 1"))).entries["peer"].share == 1.0
+    with pytest.raises(CramError, match="ladder: write a share between 0 and 1"):
+        read(write(tmp_path, GOOD.replace("[1/3, 0.5]", "[1/3, 1]")))
+
+
 @pytest.mark.parametrize("change, line, told", [
     (("kind: causal", "kind: causl"), 1, "write causal or masked"),
     (("budget: 10s", "budget: 300 steps"), None, "no time"),
@@ -45,6 +52,8 @@ def test_a_race_is_read_and_its_settings_stay_as_they_are_written(tmp_path):
     (("ours: me", "ours: nobody"), None, "name one of me, peer"),
     (("[1/3, 0.5]", "[3]"), 4, "share between 0 and 1"),
     (("[1/3, 0.5]", "[1/0]"), 4, "share between 0 and 1"),
+    (("share: 1/4", "share: 3/2"), 11, "or 1 for all of it"),
+    (("speed: {n_layer: 4}", "speed: []"), 12, "the list is empty"),
     (("adapter: nanogpt", "adaptr: nanogpt"), 10, "did you mean 'adapter'"),
     (("choices: [{learning_rate: 1e-3}, {learning_rate: 3e-3}]", "choices: []"), 11, "list the settings to try"),
     (("  peer:", "  me:"), 9, "there twice"),
