@@ -67,10 +67,13 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
                  f"scored on the same {course.bytes:,} bytes of {course.documents:,} held-out documents."),
         ("table", header, rows),
         ("text", f"Mean ± standard deviation over seeds; less is better. Gain: the peer less {race.ours}, p by Student's "
-                 "paired test over seeds, two-sided. Seconds: what the processes really took. Tokens/s: tokens over these."),
+                 "paired test over seeds, and by the ranks of all finals (Mann and Whitney), which does not take them for "
+                 "normal but cannot fall below 0.1 with three seeds, 0.0022 with six; both two-sided. Seconds: what the "
+                 "processes really took. Tokens/s: tokens over these."),
         *reached_blocks(race, able, results),
         ("figure", "finals", figures["finals"], "finals against the seconds that the whole run took"),
         ("text", "Each point is a whole run with a decayed schedule, scored by the referee."),
+        ("details", "Every run: its final, and how fast the machine was", [runs_table(race, results)]),
         ("figure", "curves", figures["curves"], "training loss against seconds"),
         ("text", "What each program says of its own training loss, first seed, whole budget: its own rows, its own rate of "
                  "hidden tokens, so heights compare only roughly; the finals above compare."),
@@ -107,7 +110,8 @@ def finals_table(race: Race, able: Sequence[Competitor],
     """Header and a line for each competitor and share of the budget."""
     extra = ["accuracy"] * (race.kind == "masked")
     extra += ["BLiMP"] if any("blimp" in (result["score"] or {}) for result in results) else []
-    header = ["competitor", "budget", MEASURES[race.kind], "gain", "p", *extra, "parameters", "tokens", "tokens/s", "seconds"]
+    header = ["competitor", "budget", MEASURES[race.kind], "gain", "p", "p, ranks", *extra, "parameters", "tokens", "tokens/s",
+              "seconds"]
     ours, rows = finals(results, race.ours, 1.0, race.kind), []
     for name in (each.entry.name for each in able):
         for share in sorted(race.shares(name)):
@@ -121,7 +125,7 @@ def finals_table(race: Race, able: Sequence[Competitor],
             found = compare(ours, values) if name != race.ours else None
             remark = f" ({len(good)} of {len(mine)} runs)" if len(good) < len(mine) else ""
             line += [show_mean(list(values.values())) + remark, f"{found.gain:+.4f}" if found else "–",
-                     show_p(found.p) if found else "–"]
+                     *((show_p(found.p), show_p(found.p_ranks)) if found else ("–", "–"))]
             line += [_share_of(good, heading.lower()) for heading in extra]
             told = [result for result in good if result["tokens"]]
             tokens, took = [result["tokens"] for result in told], seconds(results, name, share)
@@ -130,6 +134,17 @@ def finals_table(race: Race, able: Sequence[Competitor],
             rows.append([*line, f"{good[0]['parameters']:,}", f"{statistics.fmean(tokens):,.0f}" if tokens else "–",
                          f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{missed}"])
     return header, rows
+
+
+def runs_table(race: Race, results: Sequence[dict[str, Any]]) -> tuple:
+    """A line for each run that brought a result: a machine that changed its speed between seeds is seen here."""
+    name_of, body = measure_name(race.kind), []
+    for result in sorted(results, key=lambda each: (each["competitor"], each["share"], each["seed"])):
+        if result["failure"] is None:
+            speed = f"{result['tokens'] / result['seconds']:,.0f}" if result["tokens"] else "–"
+            body.append([result["competitor"], f"{result['share'] * race.budget:.3g} s", str(result["seed"]),
+                         f"{result['score'][name_of]:.4f}", f"{result['seconds']:.1f}", speed])
+    return "table", ["competitor", "budget", "seed", MEASURES[race.kind], "seconds", "tokens/s"], body
 
 
 def _share_of(good: Sequence[dict[str, Any]], key: str) -> str:
@@ -151,7 +166,8 @@ def reached_blocks(race: Race, able: Sequence[Competitor], results: Sequence[dic
         else:
             test = "no common seed"
             if found.comparison:
-                test = f"gain {found.comparison.gain:+.4f}, p {show_p(found.comparison.p)}"
+                test = (f"gain {found.comparison.gain:+.4f}, p {show_p(found.comparison.p)}, by ranks "
+                        f"{show_p(found.comparison.p_ranks)}")
             text = (f"{race.ours} was as good as {name} in the end ({target:.4f}) in whole runs of {found.seconds:.3g} s, "
                     f"{found.seconds / race.budget:.0%} of the budget ({test}). ")
             text += ("These are the shortest made: less may have done." if found.share == min(race.shares(race.ours)) else

@@ -1,6 +1,7 @@
 """A race of fake peers: who runs when, what is kept, what a failure does."""
 
 import json
+import math
 import statistics
 from dataclasses import replace
 
@@ -108,6 +109,17 @@ def test_the_paired_test_is_the_one_of_scipy_and_of_the_textbook():
     assert found.p == pytest.approx(2 * stats.t.sf(t, 2))
     assert compare({0: 1.0}, {0: 2.0}).p is None and compare({0: 1.0}, {1: 2.0}) is None
     assert compare(ours, ours).p == 1.0
+
+
+def test_ranks_tell_apart_what_lies_in_two_heaps():
+    """Six runs of ours ahead of each of theirs, of which half are a little worse and half are far off."""
+    ours = {seed: 3.1 + seed / 100 for seed in range(6)}
+    theirs = {seed: 3.8 + seed / 100 + 3 * (seed % 2) for seed in range(6)}
+    found = compare(ours, theirs)
+    assert found.p_ranks == pytest.approx(2 / math.comb(12, 6)) and found.p > found.p_ranks
+    assert compare(theirs, ours).p_ranks == found.p_ranks and compare(ours, ours).p_ranks == 1.0
+    assert compare({0: 1.0, 1: 1.1, 2: 1.2}, {0: 2.0, 1: 2.1, 2: 2.3}).p_ranks == pytest.approx(0.1)
+    assert compare({0: 1.0}, {0: 2.0}).p_ranks is None
 
 
 def test_the_time_when_ours_was_as_good_is_that_of_a_whole_run():
