@@ -28,6 +28,7 @@ from cram.report_page import to_html, to_markdown
 from data_prep.files import replace_durably
 
 MEASURES = {"causal": "bits per byte", "masked": "loss, nats"}
+UNSTEADY = 1.1      # paces of one competitor that lie further apart are told
 CHOICES = {
     "both": [
         "Same tokenizer and same stream of tokens for all: ours, trained on this text. A peer that was tuned for another "
@@ -70,6 +71,7 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
                  "paired test over seeds, and by the ranks of all finals (Mann and Whitney), which does not take them for "
                  "normal but cannot fall below 0.1 with three seeds, 0.0022 with six; both two-sided. Seconds: what the "
                  "processes really took. Tokens/s: tokens over these."),
+        *unsteady_blocks(able, results),
         *reached_blocks(race, able, results),
         ("figure", "finals", figures["finals"], "finals against the seconds that the whole run took"),
         ("text", "Each point is a whole run with a decayed schedule, scored by the referee."),
@@ -134,6 +136,19 @@ def finals_table(race: Race, able: Sequence[Competitor],
             rows.append([*line, f"{good[0]['parameters']:,}", f"{statistics.fmean(tokens):,.0f}" if tokens else "–",
                          f"{speed:,.0f}" if tokens else "–", f"{min(took):.1f} to {max(took):.1f}{missed}"])
     return header, rows
+
+
+def unsteady_blocks(able: Sequence[Competitor], results: Sequence[dict[str, Any]]) -> list[tuple]:
+    """A word on a machine that was not the same for all seeds: whole runs of one competitor at paces apart by UNSTEADY."""
+    blocks = []
+    for name in (each.entry.name for each in able):
+        paces = {result["seed"]: result["tokens"] / result["seconds"] for result in results
+                 if result["competitor"] == name and result["share"] == 1.0 and result["failure"] is None and result["tokens"]}
+        if paces and max(paces.values()) > UNSTEADY * min(paces.values()):
+            slow, fast = min(paces, key=paces.__getitem__), max(paces, key=paces.__getitem__)
+            blocks.append(("text", f"The machine was not equally fast for all seeds: {name} made {paces[slow]:,.0f} tokens/s "
+                                   f"with seed {slow}, {paces[fast]:,.0f} with seed {fast}."))
+    return blocks
 
 
 def runs_table(race: Race, results: Sequence[dict[str, Any]]) -> tuple:

@@ -80,6 +80,20 @@ def test_a_whole_race_and_its_page(place, capsys):
     assert " runs for " not in capsys.readouterr().out
 
 
+def test_a_machine_that_changed_its_pace_is_told():
+    from types import SimpleNamespace
+
+    from cram.race.page import unsteady_blocks
+    able = [SimpleNamespace(entry=SimpleNamespace(name=name)) for name in ("steady", "drifted", "silent", "failed")]
+    results = [{"competitor": name, "seed": seed, "share": share, "seconds": 10.0, "tokens": tokens, "failure": failure}
+               for name, seed, share, tokens, failure in [
+                   ("steady", 0, 1.0, 1000, None), ("steady", 1, 1.0, 1090, None), ("steady", 1, 0.3, 5, None),
+                   ("drifted", 0, 1.0, 12_000, None), ("drifted", 1, 1.0, 20_000, None), ("silent", 0, 1.0, None, None),
+                   ("failed", 0, 1.0, 1, "it fell"), ("failed", 1, 1.0, 9, None)]]
+    (_, told), = unsteady_blocks(able, results)
+    assert "drifted made 1,200 tokens/s with seed 0, 2,000 with seed 1" in told
+
+
 @pytest.fixture
 def simulated(monkeypatch):
     """Processes that take what their settings say, in no time: 10 s to start, then 20 or 40 ms a step."""
