@@ -87,6 +87,8 @@ def write_page(race: Race, course: Course, able: Sequence[Competitor], refused: 
         ("section", "Run it again"),
         ("code", "\n".join([*(f"git clone {source} {name} && git -C {name} checkout {commits[name].partition('+')[0]}"
                               for name, source in sources.items()), hide(command, able, course, out)])),
+        ("text", "With cram at the referee's commit, the text in its place, one race at a time and nothing beside it. A peer "
+                 "whose packages cram's own environment lacks gets one of its own: --python NAME=PATH."),
         ("text", f"torch {machine['torch']}, Python {machine['python']}, {machine['system']}, {machine['date']}. Commits (a + "
                  "marks changed files, with their hash) and the held-out text:"),
         ("code", "\n".join([f"referee {machine['commit']}", f"{race.ours} {commits[race.ours]}",

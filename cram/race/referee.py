@@ -16,6 +16,7 @@ from cram.race.race_file import Race
 from cram.race.store import Store
 
 PLAN, RUN = "plans", "results"
+AGAIN = "the same command with --retry tries it again"
 
 
 def enter(race: Race, course: Course, folder: Path, checkouts: Mapping[str, Path], pythons: Mapping[str, str],
@@ -66,6 +67,8 @@ def hold(race: Race, able: list[Competitor], store: Store, say: Callable[[str], 
             result = each.run(share, seed, paces[name], known["best"], label, look_closer=race.blimp and share == 1.0)
             store.keep(facts, result, RUN, name, label)
             _tell(result, say)
+        elif result["failure"] is not None:
+            say(f"seed {seed}: {name} failed before: {result['failure'].splitlines()[-1]}; {AGAIN}")
         if share == 1.0 and result["failure"] is None:
             paces[name] = result["pace"]    # what the last whole run found
         results.append(result)
@@ -78,6 +81,8 @@ def plan(each: Competitor, store: Store, say: Callable[[str], None]) -> dict[str
     facts = each.facts(budget=race.budget, share=each.entry.share, choices=[dict(choice) for choice in each.entry.choices])
     found = store.look(facts, PLAN, name)
     if found is not None:
+        if found["failure"] is not None:
+            say(f"{name}: failed before: {found['failure'].splitlines()[-1]}; {AGAIN}")
         return found
     say(f"{name}: its text is laid out and its pace measured (exempt)")
     calibration = each.calibrate()

@@ -32,10 +32,10 @@ def held(tiny, tmp_path):
     course = Course("causal", tmp_path, tiny["text"], tiny["tokenizer"], tiny["data"], tmp_path / "text.yaml", 4000, 0.15)
     course.settings.write_text("data: {}\n")
 
-    def go(race, retry=False):
+    def go(race, retry=False, say=lambda line: None):
         able, refused = enter(race, course, tmp_path / "work", {}, {}, lambda line: None)
         assert not refused
-        found = hold(race, able, Store(tmp_path, retry), lambda line: None)
+        found = hold(race, able, Store(tmp_path, retry), say)
         started = []
         for file in (tmp_path / "work").glob("started.txt"):
             started += file.read_text().split()
@@ -79,7 +79,9 @@ def test_a_race_is_run_scored_and_found_again(held):
 def test_failures_are_run_again_when_asked(held):
     only = race(entries={"ours": Entry("ours", FAKE), "broken": Entry("broken", FAKE, {"fail": "yes"})}, ladder=(), seeds=1)
     held(only)
-    assert held(only)[1] == []
+    said = []
+    assert held(only, say=said.append)[1] == []
+    assert any(line.startswith("broken: failed before: ") and "--retry" in line for line in said)
     assert held(only, retry=True)[1] == ["broken-calibration"]
 
 
