@@ -105,7 +105,7 @@ def dry_run(race: Race, checkouts: dict[str, Path], say: Callable[[str], None]) 
         shares = race.shares(name)
         say(f"{name}: {race.seeds} x " + " and ".join(f"{share * race.budget:.0f} s" for share in shares)
             + (f", before that {len(entry.choices)} settings at {entry.share * race.budget:.0f} s" if entry.choices else ""))
-        runs += race.seeds * len(shares)
+        runs += race.seeds * len(shares) + len(entry.choices)
         seconds += race.budget * (race.seeds * sum(shares) + len(entry.choices) * entry.share)
     say(f"{runs} runs on {race.device}, {race.threads} threads; at least {seconds / 60:.0f} minutes, more where a run has to "
         "be repeated to fill its budget; preparing text, calibration and scoring come on top")

@@ -127,6 +127,9 @@ class Competitor:
         budget, jobs, outcomes = share * self.race.budget, [], []
 
         def time_of(amount: float) -> Try:
+            if jobs:
+                self.say(f"  {self.entry.name}: took {outcomes[-1].seconds:.1f} s of {budget:.0f} s with {jobs[-1].amount:g} "
+                         f"{jobs[-1].unit}; once more, with {amount:g}")
             jobs.append(self.job(f"{label}-try{len(jobs) + 1}", amount, seed=seed, settings=settings))
             outcomes.append(self.start(jobs[-1], budget))
             return Try(amount, outcomes[-1].seconds, outcomes[-1].failure)

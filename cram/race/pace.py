@@ -45,22 +45,23 @@ def measure(time_of: Callable[[float], Try], first: float, seconds: float, *, wh
             repeats: int = 2) -> tuple[Optional[Pace], list[Try]]:
     """The pace by short exempt runs, and these; None in its place when one failed.
 
-    A program with a clock of its own (not ``whole``): ``repeats`` runs of the amount ``first``; what its process takes beyond
-    that is its start; where that is too little for it to begin at all, twice as much is tried, up to ``most``. One that counts
-    steps: two lengths, the longer of some ``seconds``, each the fastest of ``repeats``.
+    A program with a clock of its own (not ``whole``): ``repeats`` runs of the amount ``first``, of which one has to end well;
+    what its process takes beyond that is its start. Where that is too little for it to begin at all, as on a busy machine,
+    twice as much is tried, and at last ``most``. One that counts steps: two lengths, the longer of some ``seconds``, each the
+    fastest of ``repeats``; no run of it may fail.
     """
     tried: list[Try] = []
 
     def fastest(amount: float) -> Optional[float]:
         for _ in range(repeats):
             tried.append(time_of(amount))
-            if tried[-1].failure is not None:
+            if whole and tried[-1].failure is not None:
                 return None
-        return min(each.seconds for each in tried if each.amount == amount)
+        return min((each.seconds for each in tried if each.amount == amount and each.failure is None), default=None)
 
     short = fastest(first)
-    while short is None and not whole and 2 * first <= most:
-        first *= 2
+    while short is None and not whole and first < most:
+        first = min(2 * first, most)
         short = fastest(first)
     if short is None:
         return None, tried

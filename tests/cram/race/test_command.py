@@ -120,6 +120,9 @@ def test_a_dry_run_starts_nothing(place, capsys):
     said = capsys.readouterr().out
     assert "ours: 2 x 600 s and 450 s" in said and "8 runs on cpu, 1 threads; at least 75 minutes" in said
     assert not (place / "runs").exists()
+    (place / "fakes.yaml").write_text(RACE.replace("tokens: 3}\n", "tokens: 3}\n    tune: {share: 0.5, choices: [{tokens: 4}, {tokens: 5}]}\n", 1))
+    assert race("--dry-run", "--budget", "10m") == 0
+    assert "10 runs on cpu" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arguments, told", [

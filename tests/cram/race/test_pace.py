@@ -66,5 +66,13 @@ def test_a_program_that_cannot_begin_in_so_little_time_gets_more():
     def start(amount):
         return Try(amount, amount + 5.0, None if amount >= 20 else "spent before the first step")
     pace, tried = measure(start, 8.0, 6.0, whole=False, most=60.0)
-    assert pace == Pace(5.0, 1.0) and [each.amount for each in tried] == [8.0, 16.0, 32.0, 32.0]
-    assert measure(start, 4.0, 6.0, whole=False, most=10.0)[0] is None
+    assert pace == Pace(5.0, 1.0) and [each.amount for each in tried] == [8.0, 8.0, 16.0, 16.0, 32.0, 32.0]
+    assert measure(start, 8.0, 6.0, whole=False, most=20.0)[0] == Pace(5.0, 1.0)    # at last all that there is
+    pace, tried = measure(start, 4.0, 6.0, whole=False, most=10.0)
+    assert pace is None and tried[-1].failure and max(each.amount for each in tried) == 10.0
+
+
+def test_a_clocked_program_may_fail_once_on_a_busy_machine():
+    outcomes = iter([Try(8.0, 9.0, "spent before the first step"), Try(8.0, 11.0)])
+    pace, tried = measure(lambda amount: next(outcomes), 8.0, 6.0, whole=False, most=60.0)
+    assert pace == Pace(3.0, 1.0) and len(tried) == 2
