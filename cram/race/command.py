@@ -20,7 +20,7 @@ EXAMPLE = "cram race causal --checkout nanogpt=../nanoGPT --tiny"
 def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable[[str], None]) -> int:
     """Run ``cram race`` with these arguments; returns the exit code: 1 when no competitor brought a result."""
     parser.epilog = f"for example: {EXAMPLE}. Checkouts are given, never fetched; nothing of theirs is changed."
-    parser.add_argument("race", help=f"a race's YAML file, or one that is shipped: {', '.join(shipped())}")
+    parser.add_argument("race", nargs="?", help=f"a race's YAML file, or one that is shipped: {', '.join(shipped())}")
     parser.add_argument("text", nargs="*", metavar="data.KEY=VALUE",
                         help="data.* and tokenizer.* keys: the text that all share")
     parser.add_argument("--checkout", action="append", default=[], metavar="NAME=PATH", help="where a competitor's code lies")
@@ -34,7 +34,14 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
     parser.add_argument("--dry-run", action="store_true", help="say who would run what, for how long; start nothing")
     parser.add_argument("--retry", action="store_true", help="run again what failed before")
     parser.add_argument("--speed", action="store_true", help="instead: tokens/s at the same architecture and batch")
+    parser.add_argument("--render", type=Path, metavar="JSON", help="make the page of this race.json again; run nothing")
     options = parser.parse_intermixed_args(arguments)
+    if options.render is not None:
+        if len(arguments) > 2:
+            raise CramError("--render JSON stands alone: the record holds all that its page says")
+        return render(options.render, say)
+    if options.race is None:
+        raise CramError(f"name a race, such as: {EXAMPLE}; shipped are {', '.join(shipped())}")
     path = find(options.race)
     race = adapt(read(path), budget=options.budget, seeds=options.seeds, threads=options.threads, tiny=options.tiny,
                  text=options.text)
@@ -61,10 +68,20 @@ def command(parser: argparse.ArgumentParser, arguments: list[str], say: Callable
         from cram.race.speed import measure_speed
         return measure_speed(race, able, refused, store, out, again, say)
     results = referee.hold(race, able, store, say)
+    from cram.race import record
     from cram.race.page import write_page
-    for line in write_page(race, course, able, refused, results, store, out, again):
+    for line in write_page(record.make(race, course, able, refused, results, store, out, again), out):
         say(line)
     return 0 if any(result["failure"] is None for result in results) else 1
+
+
+def render(path: Path, say: Callable[[str], None]) -> int:
+    """The page of a record that is there already."""
+    from cram.race.page import write_page
+    from cram.race.record import read as read_record
+    for line in write_page(read_record(path), path.resolve().parent):
+        say(line)
+    return 0
 
 
 def repeatable(arguments: Sequence[str]) -> list[str]:

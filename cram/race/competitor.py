@@ -109,7 +109,8 @@ class Competitor:
         trials = []
         for number, choice in enumerate(self.entry.choices):
             trial = self.run(self.entry.share, 0, known, choice, f"tune-{number}", tries=2)
-            trials.append({"choice": dict(choice), **{name: trial[name] for name in ("seconds", "score", "pace", "failure")}})
+            kept = ("amount", "unit", "seconds", "score", "pace", "failure")
+            trials.append({"choice": dict(choice), **{name: trial[name] for name in kept}})
             self.say(f"{self.entry.name}: tried {show(choice)}: "
                      + (show_score(trial["score"]) if trial["failure"] is None else "failed"))
         good = [trial for trial in trials if trial["failure"] is None]

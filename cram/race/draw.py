@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any, Sequence
+from typing import Any, Mapping
 
 from cram.drawing import COLOURS, drawing
-from cram.race.race_file import Race
-from cram.race.statistics import finals, seconds
+from cram.race.statistics import finals, seconds, shares
 
 
-def draw_finals(race: Race, results: Sequence[dict[str, Any]], label: str) -> str:
+def draw_finals(record: Mapping[str, Any], label: str) -> str:
     """Finals over seconds, a point a run, a line through the means of one competitor's shares."""
+    results, names = record["results"], list(record["plans"])
     with drawing(6.2, 3.6) as made:
         axes = made.figure.subplots()
-        for name, colour in zip(race.entries, COLOURS * len(race.entries)):
+        for name, colour in zip(names, COLOURS * len(names)):
             means = []
-            for share in sorted(race.shares(name)):
-                values = finals(results, name, share, race.kind)
+            for share in shares(results, name):
+                values = finals(results, name, share, record["measure"])
                 if values:
                     took = seconds(results, name, share)
                     axes.plot(took, list(values.values()), "o", color=colour, markersize=4, alpha=0.6)
@@ -30,11 +30,12 @@ def draw_finals(race: Race, results: Sequence[dict[str, Any]], label: str) -> st
     return made.svg
 
 
-def draw_curves(race: Race, results: Sequence[dict[str, Any]]) -> str:
+def draw_curves(record: Mapping[str, Any]) -> str:
     """Training loss over seconds, as told by each program, of the first seed that brought a result."""
+    results, names = record["results"], list(record["plans"])
     with drawing(6.2, 3.6) as made:
         axes = made.figure.subplots()
-        for name, colour in zip(race.entries, COLOURS * len(race.entries)):
+        for name, colour in zip(names, COLOURS * len(names)):
             curve = next((result["curve"] for result in results if result["competitor"] == name and result["share"] == 1.0
                           and result["failure"] is None), [])
             if curve:

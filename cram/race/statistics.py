@@ -7,7 +7,6 @@ import statistics
 from typing import Any, Iterable, NamedTuple, Optional, Sequence
 
 from cram.insight.run import crossing
-from cram.race.scoring import measure_name
 
 
 class Comparison(NamedTuple):
@@ -26,9 +25,14 @@ class Comparison(NamedTuple):
     p_ranks: Optional[float]
 
 
-def finals(results: Iterable[dict[str, Any]], name: str, share: float, kind: str) -> dict[int, float]:
-    """seed -> what the race is decided by, of the runs that brought a result."""
-    return {result["seed"]: result["score"][measure_name(kind)] for result in results
+def shares(results: Iterable[dict[str, Any]], name: str) -> list[float]:
+    """The shares of the budget that a competitor ran with, ascending."""
+    return sorted({result["share"] for result in results if result["competitor"] == name})
+
+
+def finals(results: Iterable[dict[str, Any]], name: str, share: float, measure: str) -> dict[int, float]:
+    """seed -> what the race is decided by (a key of the score), of the runs that brought a result."""
+    return {result["seed"]: result["score"][measure] for result in results
             if result["competitor"] == name and result["share"] == share and result["failure"] is None}
 
 
@@ -59,12 +63,12 @@ class Reached(NamedTuple):
     between: Optional[float]
 
 
-def reached(results: Sequence[dict[str, Any]], ours: str, peer: str, shares: Sequence[float], kind: str) -> Optional[Reached]:
+def reached(results: Sequence[dict[str, Any]], ours: str, peer: str, measure: str) -> Optional[Reached]:
     """None when the peer has no final, or ours none at all."""
-    theirs = finals(results, peer, 1.0, kind)
+    theirs = finals(results, peer, 1.0, measure)
     rungs = []
-    for share in sorted(shares):
-        values = finals(results, ours, share, kind)
+    for share in shares(results, ours):
+        values = finals(results, ours, share, measure)
         if values:
             rungs.append((share, statistics.fmean(seconds(results, ours, share)), values))
     if not theirs or not rungs:

@@ -80,17 +80,35 @@ def test_a_whole_race_and_its_page(place, capsys):
     assert " runs for " not in capsys.readouterr().out
 
 
-def test_a_machine_that_changed_its_pace_is_told():
-    from types import SimpleNamespace
+def test_a_page_is_made_again_from_its_record(place, capsys):
+    assert race() == 0
+    out = place / "runs" / "races" / "fakes"
+    names = ("race.json", "race.md", "race.html", "finals.svg", "curves.svg")
+    before = {name: (out / name).read_bytes() for name in names}
+    record = json.loads(before["race.json"])
+    record["results"][0]["commit"] = "another"          # of seed 0 alone
+    (out / "race.json").write_text(json.dumps(record))
+    for name in names[1:]:
+        (out / name).unlink()
+    assert main(["race", "--render", str(out / "race.json")]) == 0
+    assert {"finals.svg", "curves.svg"} <= {name for name in names if (out / name).read_bytes() == before[name]}
+    assert re.search(r"ours another, seeds 0\nours \w+(\+\w+)?, seeds 0, 1\n", (out / "race.md").read_text())
+    assert (out / "race.json").read_bytes() != before["race.json"]
+    capsys.readouterr()
+    for content, told in (("{", "not the record"), ('{"race": "x"}', "without kind, budget")):
+        (out / "race.json").write_text(content)
+        assert main(["race", "--render", str(out / "race.json")]) == 2 and told in capsys.readouterr().err
+    assert main(["race", "causal", "--render", str(out / "race.json")]) == 2 and main(["race"]) == 2
 
+
+def test_a_machine_that_changed_its_pace_is_told():
     from cram.race.page import unsteady_blocks
-    able = [SimpleNamespace(entry=SimpleNamespace(name=name)) for name in ("steady", "drifted", "silent", "failed")]
     results = [{"competitor": name, "seed": seed, "share": share, "seconds": 10.0, "tokens": tokens, "failure": failure}
                for name, seed, share, tokens, failure in [
                    ("steady", 0, 1.0, 1000, None), ("steady", 1, 1.0, 1090, None), ("steady", 1, 0.3, 5, None),
                    ("drifted", 0, 1.0, 12_000, None), ("drifted", 1, 1.0, 20_000, None), ("silent", 0, 1.0, None, None),
                    ("failed", 0, 1.0, 1, "it fell"), ("failed", 1, 1.0, 9, None)]]
-    (_, told), = unsteady_blocks(able, results)
+    (_, told), = unsteady_blocks({"plans": dict.fromkeys(["steady", "drifted", "silent", "failed"]), "results": results})
     assert "drifted made 1,200 tokens/s with seed 0, 2,000 with seed 1" in told
 
 
@@ -120,7 +138,8 @@ def test_a_dry_run_starts_nothing(place, capsys):
     said = capsys.readouterr().out
     assert "ours: 2 x 600 s and 450 s" in said and "8 runs on cpu, 1 threads; at least 75 minutes" in said
     assert not (place / "runs").exists()
-    (place / "fakes.yaml").write_text(RACE.replace("tokens: 3}\n", "tokens: 3}\n    tune: {share: 0.5, choices: [{tokens: 4}, {tokens: 5}]}\n", 1))
+    tuned = "tokens: 3}\n    tune: {share: 0.5, choices: [{tokens: 4}, {tokens: 5}]}\n"
+    (place / "fakes.yaml").write_text(RACE.replace("tokens: 3}\n", tuned, 1))
     assert race("--dry-run", "--budget", "10m") == 0
     assert "10 runs on cpu" in capsys.readouterr().out
 

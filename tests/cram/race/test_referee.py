@@ -126,10 +126,10 @@ def test_ranks_tell_apart_what_lies_in_two_heaps():
 
 def test_the_time_when_ours_was_as_good_is_that_of_a_whole_run():
     found = results(ours_10=[3.0, 3.1], ours_30=[2.4, 2.5], ours=[2.0, 2.1], peer=[2.6, 2.7])
-    assert finals(found, "ours", 0.3, "causal") == {0: 2.4, 1: 2.5}
-    when = reached(found, "ours", "peer", (0.1, 0.3, 1.0), "causal")
+    assert finals(found, "ours", 0.3, "bits_per_byte") == {0: 2.4, 1: 2.5}
+    when = reached(found, "ours", "peer", "bits_per_byte")
     assert when.share == 0.3 and when.seconds == 30 and when.comparison.gain == pytest.approx(0.2)
     assert 10 < when.between < 30
-    never = reached(results(ours=[2.0], peer=[1.0]), "ours", "peer", (1.0,), "causal")
+    never = reached(results(ours=[2.0], peer=[1.0]), "ours", "peer", "bits_per_byte")
     assert never.share is None and never.between is None
-    assert reached(results(ours=[2.0]), "ours", "peer", (1.0,), "causal") is None
+    assert reached(results(ours=[2.0]), "ours", "peer", "bits_per_byte") is None
