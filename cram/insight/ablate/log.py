@@ -159,12 +159,15 @@ def blocks(topics: Sequence[Topic], beside: Path) -> list[tuple]:
     """The log as blocks (``cram.report_page``). beside: the folder that links start from."""
     trials = [trial for topic in topics for trial in topic.trials]
     undecided = sum(topic.decision is None for topic in topics)
+    negative = [trial for trial in trials if not trial.better]
+    single = sum(trial.record["seeds"] == 1 for trial in negative)
     page: list[tuple] = [
         ("title", "Recipe log"),
         ("text", "Every recorded trial, whatever it said: what was asked and expected, what came out, what was made of it."),
         ("facts", [(str(len(trials)), "trials", f"of {len(topics)} questions"),
                    (str(sum(topic.changed for topic in topics)), "changes kept", "questions that changed the recipe"),
-                   (str(sum(not trial.better for trial in trials)), "negative", "trials in which nothing was better"),
+                   (str(len(negative)), "negative", "trials in which nothing was told to be better"
+                    + f"; {single} of them with one seed, which can tell nothing" * bool(single)),
                    (str(undecided), "not decided", f"questions that {FILE} does not name")])]
     page += [("section", "Recipe so far"), *_recipe(topics)]
     for topic in topics:
@@ -174,15 +177,17 @@ def blocks(topics: Sequence[Topic], beside: Path) -> list[tuple]:
 
 def _recipe(topics: Sequence[Topic]) -> list[tuple]:
     """The chain of what was kept, and all of it as one command."""
-    rows, settings, names = [], {}, []
+    rows: list[list[str]] = []
+    recipes: dict[tuple[str, ...], tuple[list[str], dict[str, str]]] = {}     # by what they change: names, settings
     for topic in topics:
         if topic.decision is None or topic.decision.kept is None:
             continue
         arm = next(arm for trial in reversed(topic.trials) for arm in trial.record["arms"]
                    if arm["name"] == topic.decision.kept)
+        names, settings = recipes.setdefault(tuple(topic.trials[-1].record["configs"]), ([], {}))
         for text in arm["settings"]:
             key, equals, value = text.partition("=")
-            settings |= {key: value} if equals else {}
+            settings.update({key: value} if equals else {})
             names += [] if equals or text in names else [text]
         rows.append([str(len(rows) + 1), topic.name, arm["name"], " ".join(arm["settings"]) or "as it was",
                      _holds(topic, arm["name"]), topic.decision.why])
@@ -190,9 +195,12 @@ def _recipe(topics: Sequence[Topic]) -> list[tuple]:
         return [("text", f"Nothing was kept yet. {FILE} beside the records says what is: 'question: {{kept: arm, why: text, "
                          "order: 1}'.")]
     made: list[tuple] = [("table", ["", "question", "kept", "settings", "at the larger budget", "why"], rows)]
-    if settings or names:
-        made += [("text", "All of it, the later over the earlier:"),
-                 ("code", shlex.join([*names, *(f"{key}={value}" for key, value in settings.items())]))]
+    for configs, (names, settings) in recipes.items():
+        if settings or names:
+            made += [("text", f"All that was kept over {' + '.join(configs)}, the later over the earlier:"),
+                     ("code", shlex.join([*names, *(f"{key}={value}" for key, value in settings.items())]))]
+        else:
+            made.append(("text", f"Over {' + '.join(configs)} nothing was kept but what was there."))
     return made
 
 
