@@ -67,6 +67,7 @@ def make_blocks(record: dict[str, Any], days: Sequence[Outlook], found: Sequence
     score = "GLUE" if masked else "CORE"
     farthest = max(day.distance for day in days)
     again = shlex.join(["cram", "scale", "--day", f"{study}.json", "--gpu", *dict.fromkeys(day.card for day in days)])
+    again += f"    # in the folder of {study}.json"
     return [
         ("title", _title(record)),
         ("verdict", "unsure", f"On paper: none of this was run. The law was fitted to {len(record['rows'])} runs of at most "

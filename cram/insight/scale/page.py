@@ -48,7 +48,7 @@ def make_blocks(record: dict[str, Any], stem: str) -> list[tuple]:
                  f"held out of a first fit, which foresaw its losses with a mean error of {mean:.2%}, at worst {worst:.2%}."),
         ("text", f"{where['name']} ({where['threads']} CPU threads); torch {where['torch']}; {where['date']}. Budgets are "
                  "tokens or FLOPs, so losses do not depend on the machine; speeds do."),
-        ("code", f"{record['command']}\ncram scale --render {stem}.json    # this page, from the record"),
+        ("code", f"{record['command']}\ncram scale --render {stem}.json    # in the record's folder: this page again"),
         ("figure", f"{stem}-fit", _draw_fit(record),
          "held-out loss over tokens, measured and by the fitted law, for each size"),
         ("section", "The law"),
