@@ -236,7 +236,8 @@ def plan_blocks(plans: Mapping[str, dict[str, Any]]) -> list[tuple]:
                            "a clock of its own."))
     for name, plan in plans.items():
         if plan["trials"]:
-            tried = [[show(trial["choice"]), f"{trial['seconds']:.1f}", f"{trial['amount']:,g}" if "amount" in trial else "–",
+            tried = [[show(trial["choice"]), f"{trial['seconds']:.1f}",
+                      f"{trial['amount']:,g} {trial['unit']}" if "amount" in trial else "–",     # older records have none
                       _trial(trial), "taken" * (trial["choice"] == plan["best"])] for trial in plan["trials"]]
             took = [trial["seconds"] for trial in plan["trials"]]
             blocks += [("text", f"{name}: settings tried, {min(took):.0f} to {max(took):.0f} s each."),

@@ -19,8 +19,8 @@ from cram.race.referee import PLAN
 from cram.race.scoring import measure_name
 from cram.race.store import Store
 
-NEEDED = ("race", "kind", "budget", "measure", "ours", "sources", "course", "environment", "refused", "plans", "results",
-          "command")
+NEEDED = ("race", "kind", "budget", "measure", "ours", "sources", "course", "environment", "commits", "refused", "plans",
+          "results", "command")
 
 
 def make(race: Race, course: Course, able: Sequence[Competitor], refused: Mapping[str, str],
